@@ -1,0 +1,163 @@
+"""The settings that every family has, with their defaults. Imports no torch.
+
+A family subclasses ``RunConfig`` and adds its own sections (``model``, ``data``, ``loss``). The comment
+behind a field is its documentation: ``tinsmith config init`` and ``config list`` print it.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from tinsmith.errors import ConfigError, did_you_mean
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
+SCHEDULERS = (
+    "cosine_warmup",
+    "linear",
+    "constant",
+    "step",
+    "noam",
+    "inverse_sqrt",
+    "wsd",
+    "one_cycle",
+    "plateau",
+)
+PRECISIONS = ("auto", "off", "bf16", "fp16")
+
+
+def check(ok: bool, key: str, value: Any, allowed: str) -> None:
+    """Raise ``ConfigError`` "``key``=``value`` is not allowed: ``allowed``" unless ``ok``.
+
+    Write the condition so that NaN fails it: ``check(lr > 0, ...)``, not ``check(not lr <= 0, ...)``.
+    """
+    if not ok:
+        shown = f"'{value}'" if isinstance(value, str) else value
+        raise ConfigError(f"{key}={shown} is not allowed: {allowed}.")
+
+
+def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ``ConfigError`` with the nearest and all choices unless ``value`` is one of them."""
+    names = list(choices)
+    if value not in names:
+        raise ConfigError(
+            f"{key}='{value}': no such choice.{did_you_mean(value, names)} All: {', '.join(names)}."
+        )
+
+
+@dataclass
+class OptimizerConfig:
+    """How the weights move."""
+
+    name: str = "adamw"  # adamw | adam | sgd | muon (matrices by Muon, the rest by AdamW)
+    lr: float = 1e-3  # highest learning rate
+    weight_decay: float = 0.01  # on matrices only: never on norms, biases and embeddings
+
+    def validate(self) -> None:
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        check(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "above 0, often 1e-4 to 1e-2")
+        check(0 <= self.weight_decay < float("inf"), "optimizer.weight_decay", self.weight_decay, "0 or more")
+
+
+@dataclass
+class SchedulerConfig:
+    """How the learning rate goes: a pure function of the step."""
+
+    name: str = "cosine_warmup"  # cosine_warmup | linear | constant | step | noam | wsd | one_cycle | ...
+    warmup: float = 0.05  # share of the steps, 0 to 1, in which the rate rises from 0
+    min_lr: float = 0.0  # the rate at the end, absolute
+
+    def validate(self) -> None:
+        check_choice("scheduler.name", self.name, SCHEDULERS)
+        check(0 <= self.warmup < 1, "scheduler.warmup", self.warmup, "a share of the steps, 0 <= warmup < 1")
+        check(0 <= self.min_lr < float("inf"), "scheduler.min_lr", self.min_lr, "0 or more")
+
+
+@dataclass
+class TrainerConfig:
+    """The loop: its budget, its batches, what it saves and shows."""
+
+    epochs: int = 10  # passes over the training set
+    max_steps: int = 0  # optimiser steps; 0 = as many as the epochs hold
+    max_minutes: float = 0.0  # wall-clock budget: fixes the number of steps after the first few; 0 = none
+    batch_size: int = 128  # rows in a batch
+    grad_clip: float = 1.0  # largest norm of the gradient; 0 = no clipping
+    mixed_precision: str = "auto"  # auto (on where the device gains by it) | off | bf16 | fp16
+    accumulate: int = 1  # batches whose gradients make one optimiser step
+    ema: float = 0.0  # decay of the weight average, such as 0.999; 0 = no average
+    log_every: int = 50  # steps between two log lines
+    eval_every: int = 0  # steps between two validations; 0 = after each epoch
+    save_seconds: float = 30.0  # seconds between two checkpoints
+    keep_checkpoints: int = 2  # newest checkpoints kept, at least 2
+    early_stopping: int = 0  # validations without progress before the run stops; 0 = never
+    deterministic: bool = True  # the same seed gives the same weights
+    num_workers: int = 0  # processes that load data; the result does not depend on it
+
+    def validate(self) -> None:
+        for name, low in _LOWEST.items():
+            value = getattr(self, name)
+            check(low <= value < float("inf"), f"trainer.{name}", value, f"{low} or more")
+        check(0 <= self.ema < 1, "trainer.ema", self.ema, "a decay, 0 <= ema < 1 (0 = no average)")
+        check_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+
+
+_LOWEST = {
+    "epochs": 1,
+    "max_steps": 0,
+    "max_minutes": 0,
+    "batch_size": 1,
+    "grad_clip": 0,
+    "accumulate": 1,
+    "log_every": 1,
+    "eval_every": 0,
+    "save_seconds": 0,
+    "keep_checkpoints": 2,
+    "early_stopping": 0,
+    "num_workers": 0,
+}
+
+
+@dataclass
+class LoggerConfig:
+    """Where the numbers go besides ``metrics.jsonl``, which is always written."""
+
+    tensorboard: bool = True  # event files in tb/
+    wandb: bool = False  # needs: pip install wandb
+    trackio: bool = False  # needs: pip install trackio
+    mlflow: bool = False  # needs: pip install mlflow
+
+    def validate(self) -> None:
+        """Every combination is allowed."""
+
+
+@dataclass
+class RunConfig:
+    """The root of a run's settings. Families subclass it."""
+
+    seed: int = 42  # of the weights, the order of the samples and all noise
+    device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
+    threads: int = 0  # CPU threads; 0 = as torch decides. Part of the result: other counts, other bits
+    name: str = ""  # goes into the name of the run folder
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def validate(self) -> None:
+        """Check every section and what goes across them. Raises ``ConfigError`` that names the key."""
+        check(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
+        device = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device)
+        check(bool(device), "device", self.device, "auto, cpu, cuda, cuda:N or mps")
+        check(self.threads >= 0, "threads", self.threads, "0 (torch decides) or more")
+        name = re.fullmatch(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,59})?", self.name)
+        check(bool(name), "name", self.name, "at most 60 letters, digits, dots, dashes and underscores")
+        for item in fields(self):
+            section = getattr(self, item.name)
+            if hasattr(section, "validate"):
+                section.validate()
+        check(
+            self.scheduler.min_lr <= self.optimizer.lr,
+            "scheduler.min_lr",
+            self.scheduler.min_lr,
+            f"at most optimizer.lr={self.optimizer.lr}",
+        )

@@ -1,0 +1,252 @@
+"""A trainer's whole state as a checkpoint, and back; and when to write one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tinsmith.engine import checkpoint
+from tinsmith.engine.checkpoint import Parts
+from tinsmith.engine.seed import get_rng_state, set_rng_state
+from tinsmith.engine.state import (
+    State,
+    compare_environment,
+    environment,
+    flatten,
+    from_jsonable,
+    to_jsonable,
+    unflatten,
+)
+from tinsmith.errors import DataError
+
+if TYPE_CHECKING:
+    from tinsmith.engine.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def capture(
+    trainer: Trainer, best_here: float | None = None, clone: bool = False
+) -> tuple[Parts, dict[str, Any]]:
+    """Everything that an exact resume needs: tensors by file, and what JSON holds.
+
+    Args:
+        best_here: the watched metric, if these are the best weights so far.
+        clone: copy the tensors, so that training may go on before they are written.
+    """
+    parts, loop = trainer.parts, trainer.loop
+    optimizer, optimizer_tree = flatten(trainer.optimizer.state_dict())
+    extra, extra_tree = flatten(
+        {
+            "rng": get_rng_state(),
+            "carry": loop.carry,
+            "scheduler": None if trainer.scheduler is None else _plain(trainer.scheduler.state_dict()),
+            "scaler": None if parts.scaler is None else parts.scaler.state_dict(),
+        }
+    )
+    tensors: Parts = {"model": trainer.task.state_dict(), "optimizer": optimizer, "extra": extra}
+    ema = None
+    if parts.ema is not None:
+        averaged = parts.ema.state_dict()
+        tensors["ema"], ema = averaged["shadow"], averaged["updates"]
+    if clone:
+        tensors = {
+            stem: {k: v.detach().cpu().clone() for k, v in part.items()} for stem, part in tensors.items()
+        }
+    state = {
+        **trainer.state.to_json(),
+        "metrics": to_jsonable(trainer.metrics),
+        "best_here": best_here,
+        "saved_at": time.time(),
+        "optimizer": optimizer_tree,
+        "extra": extra_tree,
+        "ema_updates": ema,
+        "means": to_jsonable(loop.means.state_dict()),
+        "early_stopping": None
+        if trainer.early_stopping is None
+        else to_jsonable(trainer.early_stopping.state_dict()),
+        "environment": environment(),
+    }
+    return tensors, state
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A torch scheduler's state without what is not data (the anneal functions of some)."""
+    return {key: value for key, value in state.items() if not callable(value) and not key.startswith("_get")}
+
+
+def restore(trainer: Trainer, tensors: Parts, state: dict[str, Any]) -> None:
+    """Put ``capture``'s result back into a trainer of the same model.
+
+    Raises:
+        DataError: the weights do not fit the model.
+    """
+    parts, loop = trainer.parts, trainer.loop
+    load_weights(trainer.task, tensors["model"])
+    trainer.optimizer.load_state_dict(unflatten(tensors["optimizer"], state["optimizer"]))
+    extra = unflatten(tensors.get("extra", {}), state["extra"])
+    if trainer.scheduler is not None and extra["scheduler"] is not None:
+        trainer.scheduler.load_state_dict(extra["scheduler"])
+    if parts.scaler is not None and extra["scaler"] is not None:
+        parts.scaler.load_state_dict(extra["scaler"])
+    if parts.ema is not None and "ema" in tensors:
+        parts.ema.load_state_dict({"shadow": tensors["ema"], "updates": state["ema_updates"]})
+    if trainer.early_stopping is not None and state["early_stopping"] is not None:
+        trainer.early_stopping.load_state_dict(from_jsonable(state["early_stopping"]))
+    loop.carry = _moved(extra["carry"], trainer.device)
+    loop.means.load_state_dict(from_jsonable(state["means"]))
+    trainer.metrics = from_jsonable(state["metrics"])
+    trainer.state.take_over(State.from_json(state))
+    set_rng_state(extra["rng"])
+
+
+def _moved(tree: Any, device: torch.device) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: _moved(value, device) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_moved(value, device) for value in tree)
+    return tree
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load named weights into a module.
+
+    Raises:
+        DataError: names or shapes differ. The message names the first few of them.
+    """
+    mine = module.state_dict()
+    wrong = [f"{name} is missing" for name in mine if name not in weights]
+    wrong += [f"{name} is not in the model" for name in weights if name not in mine]
+    wrong += [
+        f"{name} is {list(weights[name].shape)}, the model's {list(mine[name].shape)}"
+        for name in mine
+        if name in weights and weights[name].shape != mine[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise DataError(f"these weights are of another model: {'; '.join(wrong[:3])}{more}.")
+    module.load_state_dict(weights)
+
+
+def save(trainer: Trainer, path: Path) -> None:
+    """A checkpoint folder at ``path``, or with ``.pt`` one file of the plain dict for exchange."""
+    best = trainer.state.best_metric if trainer.state.best_step == trainer.state.step else None
+    if path.suffix == ".pt":
+        _save_exchange(trainer, path)
+    else:
+        checkpoint.write_checkpoint(path, *capture(trainer, best))
+
+
+def _save_exchange(trainer: Trainer, path: Path) -> None:
+    from tinsmith.durable import publish
+
+    tensors, state = capture(trainer)
+    plain = {
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": None if trainer.scheduler is None else _plain(trainer.scheduler.state_dict()),
+        **{key: state[key] for key in ("epoch", "global_step", "best_metric", "best_epoch", "metrics")},
+        "tensors": tensors,
+        "state": state,
+    }
+    with publish(path) as temporary:
+        torch.save(plain, temporary)
+
+
+def load(trainer: Trainer, path: Path, strict: bool = False) -> None:
+    """Restore from a checkpoint folder, a folder of checkpoints, or a ``.pt`` file.
+
+    Raises:
+        DataError: nothing there, damaged, or of another model.
+    """
+    if path.suffix == ".pt":
+        tensors, state = _load_exchange(path)
+    elif (path / checkpoint.MANIFEST).exists():
+        tensors, state = checkpoint.read_checkpoint(path)
+    elif not load_newest(trainer, path, strict):
+        raise DataError(f"no checkpoint at {path}. A checkpoint is a folder with {checkpoint.MANIFEST}.")
+    else:
+        return
+    compare_environment(state["environment"], strict)
+    restore(trainer, tensors, state)
+
+
+def _load_exchange(path: Path) -> tuple[Parts, dict[str, Any]]:
+    try:
+        plain = torch.load(path, map_location="cpu", weights_only=True)
+        return plain["tensors"], plain["state"]
+    except FileNotFoundError as error:
+        raise DataError(f"no checkpoint at {path}.") from error
+    except Exception as error:
+        size = path.stat().st_size
+        raise DataError(
+            f"{path} ({size} bytes) is not a checkpoint that this trainer saved, or it is damaged: {error}"
+        ) from error
+
+
+def load_newest(trainer: Trainer, root: Path, strict: bool = False) -> bool:
+    """Restore from the newest whole checkpoint under ``root``; False if there is none."""
+    newest = checkpoint.read_newest(root)
+    if newest is None:
+        return False
+    path, tensors, state = newest
+    compare_environment(state["environment"], strict)
+    restore(trainer, tensors, state)
+    log.info("resumed from %s (step %d)", path, trainer.state.step)
+    return True
+
+
+class Saver:
+    """Writes checkpoints every so many seconds and at the end, and keeps the newest and the best.
+
+    The best weights are copied when they are found and written before the next checkpoint: a run that is
+    killed in between finds them again, since it takes the same steps again.
+    """
+
+    def __init__(self, root: Path, seconds: float, keep: int) -> None:
+        self.root, self.seconds, self.keep = root, seconds, keep
+        self._last = time.monotonic()
+        self._best: tuple[int, Parts, dict[str, Any]] | None = None
+
+    def remember_best(self, trainer: Trainer) -> None:
+        """Copy the trainer's state as the best so far."""
+        self._best = (trainer.state.step, *capture(trainer, trainer.state.best_metric, clone=True))
+
+    def maybe_save(self, trainer: Trainer) -> None:
+        """Save if it is time."""
+        if time.monotonic() - self._last >= self.seconds:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the best weights that wait, then the state as it is now; delete what is old."""
+        state = trainer.state
+        best_here = state.best_metric if state.best_step == state.step else None
+        if self._best is not None and self._best[0] != state.step:
+            step, parts, values = self._best
+            self._write(step, state.run_id, parts, values)
+        self._best = None
+        self._write(state.step, state.run_id, *capture(trainer, best_here))
+        checkpoint.prune(self.root, state.run_id, self.keep)
+        self._last = time.monotonic()
+
+    def _write(self, step: int, run_id: str, parts: Parts, values: dict[str, Any]) -> None:
+        folder = self._free_name(f"step-{step:08d}-{run_id}")
+        checkpoint.write_checkpoint(folder, parts, values)
+        checkpoint.link(self.root, "last", folder)
+        if values["best_here"] is not None:
+            checkpoint.link(self.root, "best", folder)
+
+    def _free_name(self, name: str) -> Path:
+        """The name, or a numbered one: nothing is overwritten when a step is saved again after a resume."""
+        folder, n = self.root / name, 1
+        while folder.exists():
+            n += 1
+            folder = self.root / f"{name}-{n}"
+        return folder

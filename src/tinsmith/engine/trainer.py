@@ -1,0 +1,422 @@
+"""The Trainer: one loop for everything, around which a run is planned, watched, evaluated and saved."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinsmith.engine import budget, snapshot
+from tinsmith.engine.contract import Mode, Task
+from tinsmith.engine.data import Batches, as_batches, to_device
+from tinsmith.engine.device import autocast, get_device, resolve_precision
+from tinsmith.engine.ema import EMA
+from tinsmith.engine.interrupt import stop_on_signals
+from tinsmith.engine.loggers import SafeHook
+from tinsmith.engine.loop import Loop, Parts
+from tinsmith.engine.optim import get_optimizer
+from tinsmith.engine.progress import Progress
+from tinsmith.engine.schedules import Schedule
+from tinsmith.engine.seed import deterministic_algorithms, preserve_rng
+from tinsmith.engine.snapshot import Saver
+from tinsmith.engine.state import History, State
+from tinsmith.engine.stopping import EarlyStopping
+from tinsmith.engine.supervised import SupervisedTask
+from tinsmith.engine.window import Means
+from tinsmith.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Hook = Callable[[dict[str, Any], int, str], None]
+
+
+class Trainer:
+    """Trains a module or a ``Task``, so that a killed run resumes bit for bit.
+
+    Args:
+        model: a ``Task``, or any module; a module is trained on ``loss_fn`` (by default the one of
+            ``task_type``) over batches as ``SupervisedTask`` describes them.
+        optimizer: by default AdamW at 1e-3. Pass it built over the model's parameters.
+        scheduler: from ``get_scheduler`` (set at every step), or a torch scheduler (stepped after each epoch).
+        loss_fn, metrics, task_type: of a plain module; see ``get_loss_fn`` and ``get_metrics``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        grad_clip: largest norm of the gradient; None or 0 for no clipping.
+        mixed_precision: False, ``"bf16"``, ``"fp16"``, or ``"auto"``: where the device gains by it.
+        accumulate: batches whose gradients make one step; the result is that of one big batch.
+        ema: decay of a weight average used for evaluation and export, or None.
+        log_every: steps between two log lines. Nothing waits for the device in between.
+        checkpoint_dir: where checkpoints go; None saves nothing by itself.
+        seed: of the sample order. (``set_seed`` is what makes the weights the same.)
+        max_steps, max_minutes: budgets that take the place of ``fit``'s epochs. Minutes are turned into a
+            number of steps by timing the first ones, once; from then on the run is a function of the step.
+        eval_every: steps between two validations; 0 for one after each epoch.
+        save_seconds: seconds between two checkpoints. Best weights are saved with the next one.
+        keep_checkpoints: how many are kept, at least two, and the best beside them.
+        deterministic: torch's deterministic algorithms while training.
+        progress: show a live line on a terminal, one line per log interval elsewhere.
+
+    Raises:
+        ConfigError: a setting that is not allowed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any = None,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        metrics: Any = None,
+        device: str | torch.device = "auto",
+        task_type: str = "regression",
+        grad_clip: float | None = 1.0,
+        mixed_precision: bool | str = False,
+        accumulate: int = 1,
+        ema: float | None = None,
+        log_every: int = 50,
+        checkpoint_dir: str | Path | None = "checkpoints/",
+        *,
+        seed: int = 0,
+        max_steps: int = 0,
+        max_minutes: float = 0.0,
+        eval_every: int = 0,
+        save_seconds: float = 30.0,
+        keep_checkpoints: int = 2,
+        deterministic: bool = True,
+        progress: bool = True,
+    ) -> None:
+        if accumulate < 1 or log_every < 1:
+            raise ConfigError(f"accumulate={accumulate} and log_every={log_every} must be 1 or more")
+        self.device = get_device(device)
+        self.task: Task = (
+            model if isinstance(model, Task) else SupervisedTask(model, loss_fn, metrics, task_type)
+        )
+        self.task.to(self.device)
+        self.model = self.task.model
+        self.optimizer = optimizer or get_optimizer(self.task, "adamw", lr=1e-3)
+        self.scheduler = scheduler
+        precision = resolve_precision(mixed_precision, self.device, self.task)
+        fp16_on_gpu = precision is torch.float16 and self.device.type == "cuda"
+        self.parts = Parts(
+            self.task,
+            self.optimizer,
+            scheduler if isinstance(scheduler, Schedule) else None,
+            self.device,
+            precision,
+            torch.amp.GradScaler("cuda") if fp16_on_gpu else None,
+            EMA(self.task, ema) if ema else None,
+            grad_clip or None,
+            accumulate,
+        )
+        self.log_every, self.seed, self.deterministic = log_every, seed, deterministic
+        self.max_steps, self.max_minutes, self.eval_every = max_steps, max_minutes, eval_every
+        self.show_progress = progress
+        self.state = State()
+        self.loop = Loop(self.parts, self.state, Means())
+        self.early_stopping: EarlyStopping | None = None
+        self.metrics: dict[str, float] = {}
+        self.saver = Saver(Path(checkpoint_dir), save_seconds, keep_checkpoints) if checkpoint_dir else None
+        self.stop_requested = False
+        self._hooks: list[SafeHook] = []
+        self._progress: Progress | None = None
+        self._mark = (0.0, 0)  # time and samples at the last log line
+        self._last_logged: dict[str, Any] = {}
+        self._epoch_means: dict[str, float] = {}
+
+    # ---- what a user calls --------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_loader: Any,
+        val_loader: Any = None,
+        epochs: int = 1,
+        metric_for_best: str | None = None,
+        minimize_metric: bool = True,
+        early_stopping: int | EarlyStopping | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Train until the budget is used up, and return the history.
+
+        Args:
+            train_loader: a ``Loader``, a ``DataLoader`` or a list of batches.
+            val_loader: likewise; without one the training loss decides what is best.
+            epochs: passes over the training set, unless ``max_steps`` or ``max_minutes`` is set.
+            metric_for_best: a name among the validation metrics (``loss``, ``accuracy``, ...).
+            minimize_metric: whether less is better.
+            early_stopping: evaluations without progress, or an ``EarlyStopping``.
+            resume: go on from the newest whole checkpoint in ``checkpoint_dir`` if there is one.
+
+        Returns:
+            Lists, one entry per evaluation: ``epoch, step, seconds, lr, train_loss, val_loss, val_<metric>``.
+
+        Raises:
+            KeyboardInterrupt: at Ctrl-C or SIGTERM, after the step under way and a checkpoint.
+            DivergedError: the loss or a gradient is not finite; the weights are those before that step.
+            ResourceError: the longest batch does not fit into memory, or the disk is full.
+        """
+        batches = as_batches(train_loader, self.seed)
+        val_batches = as_batches(val_loader, self.seed) if val_loader is not None else None
+        monitor, mode = self._monitor(metric_for_best, minimize_metric)
+        if isinstance(early_stopping, EarlyStopping):
+            self.early_stopping = early_stopping
+        elif early_stopping and self.early_stopping is None:
+            self.early_stopping = EarlyStopping(early_stopping, mode=mode)
+        if resume and self.saver is not None and self.state.step == 0:
+            snapshot.load_newest(self, self.saver.root)
+        with self._session(), stop_on_signals(self.stop) as caught:
+            limit = self._plan(batches, val_batches, epochs)
+            self._run(batches, val_batches, limit, monitor, mode)
+        if caught:
+            saved = f" A checkpoint is in {self.saver.root}." if self.saver is not None else ""
+            raise KeyboardInterrupt(f"{caught[0]} at step {self.state.step}.{saved}")
+        return self.state.history
+
+    def train_epoch(self, loader: Any) -> dict[str, float]:
+        """Train on the rest of the epoch under way; the means of its loss and metrics."""
+        batches = as_batches(loader, self.seed)
+        self._bind(batches, 0)
+        with deterministic_algorithms(self.deterministic):
+            for _ in self.loop.steps(batches, self.state.epoch + 1):
+                self._log_step()
+        return self.loop.means.end_epoch()
+
+    def eval_epoch(self, loader: Any) -> dict[str, float]:
+        """The task's metrics over a loader, with the averaged weights if there are any.
+
+        Leaves no trace in training: generators, modes and weights are as before.
+        """
+        batches = as_batches(loader, self.seed)
+        with self._evaluating():
+            return self.task.evaluate(self._moved(batches))
+
+    def predict(self, loader: Any) -> Tensor:
+        """The model's outputs over a loader, one after another: [N, ...] on the CPU."""
+        with self._evaluating():
+            call = self.task.predict if isinstance(self.task, SupervisedTask) else self.model
+            return torch.cat([call(batch).cpu() for batch in self._moved(as_batches(loader, self.seed))])
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Save everything that an exact resume needs: a folder, or with ``.pt`` one file for exchange."""
+        snapshot.save(self, Path(path))
+
+    def load_checkpoint(self, path: str | Path, strict: bool = False) -> None:
+        """Go on from a checkpoint: its folder, a folder of them (the newest whole one), or a ``.pt`` file.
+
+        Args:
+            strict: refuse an environment (threads, instruction set, torch) in which the resumed run would
+                not be bit for bit; else it only warns.
+
+        Raises:
+            DataError: damaged, or of another model. The message names the file and what differs.
+        """
+        snapshot.load(self, Path(path), strict)
+
+    def add_log_hook(self, fn: Hook) -> None:
+        """Call ``fn(metrics, step, prefix)`` at every log line (``"train"``) and evaluation (``"val"``).
+
+        A hook that raises is reported once and dropped; it never stops the training.
+        """
+        self._hooks.append(SafeHook(fn))
+
+    def stop(self) -> None:
+        """End ``fit`` after the step under way, with a checkpoint. For signal handlers and hooks."""
+        self.stop_requested = True
+
+    def plot_training_history(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure of the losses and metrics over the epochs; also written to ``path``."""
+        from tinsmith.engine.history import plot_training_history
+
+        return plot_training_history(self.state.history, path)
+
+    def plot_learning_rate(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure of the learning rate; also written to ``path``."""
+        from tinsmith.engine.history import plot_learning_rate
+
+        return plot_learning_rate(self.state.history, path)
+
+    # ---- planning -----------------------------------------------------------------------------------
+
+    def _plan(self, batches: Batches, val_batches: Batches | None, epochs: int) -> int | None:
+        """Fix the number of steps; returns the epochs to stop at, or None where steps decide."""
+        state = self.state
+        per_epoch = math.ceil(len(batches) / self.parts.accumulate)
+        plan = f"{self.max_minutes} min" if self.max_minutes else f"{self.max_steps} steps"
+        if self.max_minutes or self.max_steps:
+            limit = None
+            if state.max_steps_of != plan:
+                state.max_steps = self.max_steps
+                state.max_steps_of = plan
+            if self.max_minutes and not state.max_steps:
+                self._bind(batches, per_epoch)  # a first guess, so that the timed steps are real ones
+                state.max_steps = budget.steps_that_fit(self, batches, val_batches)
+                log.info("%d steps fit into %.3g minutes", state.max_steps, self.max_minutes)
+        else:
+            limit, state.max_steps = epochs, per_epoch * epochs
+        self._bind(batches, state.max_steps, budget=limit is None)
+        if state.step == 0 and not self.max_minutes:
+            budget.rehearse(self, batches)
+        if self.show_progress:
+            self._progress = Progress(state.max_steps, start_step=state.step)
+        return limit
+
+    def _bind(self, batches: Batches, total_steps: int, budget: bool = False) -> None:
+        if self.parts.schedule is not None:
+            per_epoch = math.ceil(len(batches) / self.parts.accumulate)
+            self.parts.schedule.bind(max(1, per_epoch), total_steps, budget)
+
+    def _monitor(self, name: str | None, minimize: bool) -> tuple[str, Mode]:
+        if name is None:
+            return self.task.monitor
+        return name, "min" if minimize else "max"
+
+    # ---- running ------------------------------------------------------------------------------------
+
+    def _run(
+        self, batches: Batches, val_batches: Batches | None, limit: int | None, monitor: str, mode: Mode
+    ) -> None:
+        state, loop = self.state, self.loop
+        start = time.monotonic() - state.seconds
+        state.finished = False
+        for step in loop.steps(batches, limit):
+            self._log_step()
+            state.seconds = time.monotonic() - start
+            at_end = bool(state.max_steps) and step >= state.max_steps
+            due = step % self.eval_every == 0 if self.eval_every else loop.epoch_done
+            if loop.epoch_done:
+                self._epoch_means = loop.means.end_epoch()
+            if due or at_end:
+                if self._evaluate(val_batches, monitor, mode):
+                    break
+            if loop.epoch_done and self.scheduler is not None and self.parts.schedule is None:
+                self._step_torch_scheduler()
+            if self.stop_requested:
+                break
+            if self.saver is not None:
+                self.saver.maybe_save(self)
+        state.seconds = time.monotonic() - start
+        state.finished = not self.stop_requested
+        if self.saver is not None:
+            self.saver.save(self)
+
+    def _log_step(self) -> None:
+        step = self.state.step
+        due = step % self.log_every == 0
+        progress = self._progress
+        if not due and (progress is None or not progress.tick(step)):
+            return
+        if not due:
+            assert progress is not None
+            progress.show(step, self._last_logged)
+            return
+        record = self._record()
+        for hook in self._hooks:
+            hook(record, step, "train")
+        self._last_logged = record
+        if progress is not None:
+            progress.show(step, record)
+
+    def _record(self) -> dict[str, Any]:
+        now, before = time.monotonic(), self._mark
+        self._mark = (now, self.state.samples)
+        record: dict[str, Any] = {"epoch": self.state.epoch, **self.loop.means.log(), "lr": self._lr()}
+        if self.loop.grad_norm is not None:
+            record["grad_norm"] = float(self.loop.grad_norm)
+        if before[0] and now > before[0]:
+            record["samples_per_sec"] = (self._mark[1] - before[1]) / (now - before[0])
+        return record
+
+    def _lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _evaluate(self, val_batches: Batches | None, monitor: str, mode: Mode) -> bool:
+        """Evaluate, note the history and the best; True if training should stop early."""
+        state = self.state
+        row: dict[str, Any] = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "seconds": state.seconds,
+            "lr": self._lr(),
+        }
+        row["train_loss"] = self._epoch_means.get("loss", self._last_logged.get("loss"))
+        if val_batches is not None:
+            self.metrics = self.eval_epoch(val_batches)
+            row |= {f"val_{name}": value for name, value in self.metrics.items()}
+            for hook in self._hooks:
+                hook({"epoch": state.epoch, **self.metrics}, state.step, "val")
+            self._show_validation()
+        else:
+            self.metrics = {"loss": float(row["train_loss"])} if row["train_loss"] is not None else {}
+        state.note_history(row)
+        value = self._watched(monitor)
+        if value is None:
+            return False
+        if state.note_best(value, mode) and self.saver is not None:
+            self.saver.remember_best(self)
+        if self.parts.schedule is not None:
+            self.parts.schedule.observe(value)
+        return self.early_stopping is not None and self.early_stopping(value)
+
+    def _watched(self, monitor: str) -> float | None:
+        if not self.metrics:
+            return None
+        if monitor not in self.metrics:
+            raise ConfigError(
+                f"metric_for_best='{monitor}' is not measured. Measured: {', '.join(self.metrics)}."
+            )
+        return self.metrics[monitor]
+
+    def _show_validation(self) -> None:
+        if self._progress is not None:
+            shown = " ".join(f"{name} {value:.4f}" for name, value in list(self.metrics.items())[:6])
+            self._progress.line(f"  validation at step {self.state.step}: {shown}")
+
+    def _step_torch_scheduler(self) -> None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            value = self.metrics.get("loss", self._epoch_means.get("loss"))
+            self.scheduler.step(value)  # type: ignore[arg-type]
+        else:
+            self.scheduler.step()
+
+    # ---- surroundings -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        """Progress on, counters fresh, deterministic algorithms; whatever happens the bar is closed."""
+        self.stop_requested = False
+        self._mark = (0.0, 0)
+        self.task.train()
+        try:
+            with deterministic_algorithms(self.deterministic):
+                yield
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+                self._progress = None
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = [(module, module.training) for module in self.task.modules()]
+        averaged = self.parts.ema.swap() if self.parts.ema is not None else _nothing()
+        with preserve_rng(), torch.inference_mode(), averaged:
+            self.task.eval()
+            try:
+                with autocast(self.device, self.parts.precision):
+                    yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    def _moved(self, batches: Batches) -> Iterator[Any]:
+        for _, batch in batches.epoch(0):
+            yield to_device(batch, self.device)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,61 @@
+"""Errors that a user can cause, each with the exit code of the command line.
+
+The message says what, where, did you mean, and what next, in one or a few lines. The command line
+prints it without a traceback; a caller of the library catches it as the built-in kind it also is.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TinsmithError(Exception):
+    """The root of all errors that are not bugs of tinsmith. ``exit_code`` is the process's status."""
+
+    exit_code = 1
+
+
+class ConfigError(TinsmithError, ValueError):
+    """A wrong command, option, setting or value."""
+
+    exit_code = 2
+
+
+class DataError(TinsmithError, ValueError):
+    """Data that is missing, malformed or does not belong to this run. Names the file and the line."""
+
+    exit_code = 3
+
+
+class DivergedError(TinsmithError, ArithmeticError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_code = 4
+
+
+class CheckError(TinsmithError, AssertionError):
+    """A bar that the user set (``--require``) or a parity check was missed."""
+
+    exit_code = 5
+
+
+class MissingExtraError(TinsmithError, ImportError):
+    """An optional dependency is not installed. The message has the pip line."""
+
+    exit_code = 6
+
+
+class ResourceError(TinsmithError, OSError):
+    """Memory, disk or another resource ran out."""
+
+    exit_code = 7
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """``" Did you mean: X?"`` for the closest of ``choices``, or an empty string."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" Did you mean: {close[0]}?" if close else ""
+
+
+def missing_extra(what: str, extra: str) -> MissingExtraError:
+    """The error for a feature ``what`` whose optional dependencies ``extra`` are not installed."""
+    return MissingExtraError(f"{what} needs the extra '{extra}'. Run: pip install 'tinsmith[{extra}]'")

@@ -1,0 +1,219 @@
+"""The codec's data: sentences as ids, their teacher vectors, and the table that the student starts from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tinsmith.engine.contract import Data
+from tinsmith.engine.data import BatchDataset, Loader
+from tinsmith.errors import DataError
+from tinsmith.families.codec.config import CodecConfig, TeacherConfig
+from tinsmith.families.codec.model import CodecSpec
+from tinsmith.text.corpora import Corpus, Shares, load_corpus
+from tinsmith.text.store import VectorStore, build_store, cached_token_table, default_cache
+from tinsmith.text.teachers import EmbeddingLoader
+from tinsmith.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+_SIF = 1e-3  # a of smooth inverse frequency, Arora et al. 2017
+
+
+class SentenceDataset(BatchDataset):
+    """Sentences by index, as padded batches of ids with the teacher's vectors.
+
+    Args:
+        ids: one list of token ids a sentence.
+        store: the teacher's vectors, in the same order.
+        domain: index of each sentence's domain [N].
+        hidden: whether batches hold the teacher's hidden state of each token too.
+        before: how many special tokens the teacher puts in front of a sentence.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[Sequence[int]],
+        store: VectorStore,
+        domain: Tensor,
+        hidden: bool = False,
+        before: int = 0,
+    ) -> None:
+        self.lengths = torch.tensor([len(row) for row in ids])
+        self._ids = np.fromiter((i for row in ids for i in row), np.int32, int(self.lengths.sum()))
+        self._offsets = np.concatenate([[0], self.lengths.numpy().cumsum()])
+        self.store, self.domain, self.hidden, self.before = store, domain, hidden, before
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """``tokens``, ``mask`` [B, L]; ``z`` [B, Z]; ``domain`` [B]; perhaps ``hidden`` [B, L, H]."""
+        rows = indices.numpy()
+        lengths = self.lengths[indices].numpy()
+        column = np.arange(lengths.max())[None]
+        mask = column < lengths[:, None]
+        where = np.where(mask, self._offsets[rows][:, None] + column, 0)
+        batch = {
+            "tokens": torch.from_numpy(np.where(mask, self._ids[where], 0).astype(np.int64)),
+            "mask": torch.from_numpy(mask),
+            "z": torch.from_numpy(np.asarray(self.store.vectors[rows], np.float32)),
+            "domain": self.domain[indices],
+        }
+        if self.hidden:
+            # The teacher may have cut a sentence earlier than we do; its last state stands for the rest.
+            last = self.store.offsets[rows + 1] - 1
+            where = np.minimum(self.store.offsets[rows][:, None] + self.before + column, last[:, None])
+            assert self.store.hidden is not None
+            batch["hidden"] = torch.from_numpy(self.store.hidden[where.ravel()]).view(*where.shape, -1)
+        return batch
+
+
+def make_teacher(cfg: TeacherConfig, device: str = "auto") -> EmbeddingLoader:
+    """The teacher of a config."""
+    return EmbeddingLoader(
+        cfg.name,
+        pooling=cfg.pooling or None,
+        prefix=cfg.prefix or None,
+        device=device,
+        batch_size=cfg.batch_size,
+        max_len=cfg.max_len,
+    )
+
+
+def build_data(cfg: CodecConfig) -> Data:
+    """Sentences, ids, teacher vectors (computed once and kept) and the student's starting point.
+
+    Raises:
+        DataError: the files or the store of vectors are not what they should be.
+        MissingExtraError: the teacher's package is not installed.
+    """
+    corpus = _corpus(cfg)
+    teacher = make_teacher(cfg.teacher, cfg.device)
+    tokenizer = _tokenizer(cfg, corpus, teacher)
+    domains = tuple(sorted({row["domain"] for row in corpus.train}))
+    cache = _cache(cfg)
+    hidden = cfg.loss.token > 0 and _same_tokens(tokenizer, teacher)
+    loaders, ids = {}, {}
+    for split in ("train", "valid", "test"):
+        rows = getattr(corpus, split)
+        if not rows:
+            loaders[split] = None
+            continue
+        ids[split], data = _dataset(cfg, rows, split, tokenizer, teacher, cache, domains, hidden)
+        loaders[split] = Loader(
+            data,
+            cfg.trainer.batch_size if split == "train" else 128,
+            shuffle=split == "train",
+            seed=cfg.seed,
+            num_workers=cfg.trainer.num_workers if split == "train" else 0,
+            lengths=data.lengths,
+        )
+    spec = CodecSpec(
+        vocab_size=tokenizer.vocab_size,
+        z_dim=teacher.size,
+        max_len=cfg.data.max_len,
+        teacher=cfg.teacher.name,
+        teacher_fingerprint=teacher.fingerprint,
+        domains=domains,
+    )
+    artifacts = {
+        "tokenizer": tokenizer,
+        "teacher": teacher,
+        "corpus": corpus,
+        "table": _table(tokenizer, teacher, cache, own=cfg.data.tokenizer == "teacher"),
+        "log_weight": _log_weight(ids["train"], tokenizer.vocab_size),
+    }
+    return Data(loaders["train"], loaders["valid"], loaders["test"], spec, artifacts)
+
+
+def _corpus(cfg: CodecConfig) -> Corpus:
+    data = cfg.data
+    corpus = load_corpus(
+        data.path or None,
+        data.valid or None,
+        data.test or None,
+        columns=data.columns or None,
+        on_bad=data.on_bad_record,  # type: ignore[arg-type]
+        shares=Shares(data.valid_share, data.test_share, cfg.seed),
+        cache_dir=_cache(cfg) / "corpora",
+    )
+    log.info("%s", " ".join(f"{name} {count}" for name, count in corpus.counts().items()))
+    if not corpus.train or not corpus.valid:
+        raise DataError(
+            "a training and a validation split are needed: set data.valid, or give more sentences"
+        )
+    return corpus
+
+
+def _cache(cfg: CodecConfig) -> Path:
+    return Path(cfg.data.cache).expanduser() if cfg.data.cache else default_cache()
+
+
+def _tokenizer(cfg: CodecConfig, corpus: Corpus, teacher: EmbeddingLoader) -> Tokenizer:
+    if cfg.data.tokenizer == "teacher":
+        return Tokenizer.from_teacher(teacher.tokenizer_file.parent)
+    return Tokenizer.fit([row["text"] for row in corpus.train], cfg.data.vocab_size)
+
+
+def _same_tokens(tokenizer: Tokenizer, teacher: EmbeddingLoader) -> bool:
+    """Whether the teacher's hidden states stand for our tokens: its own tokeniser, and no prefix."""
+    same = not teacher.recipe.prefix
+    if not same:
+        log.warning("loss.token is left out: this teacher puts a prefix in front of its sentences")
+    return same
+
+
+def _dataset(
+    cfg: CodecConfig,
+    rows: Sequence[Any],
+    split: str,
+    tokenizer: Tokenizer,
+    teacher: EmbeddingLoader,
+    cache: Path,
+    domains: tuple[str, ...],
+    hidden: bool,
+) -> tuple[list[list[int]], SentenceDataset]:
+    texts = [row["text"] for row in rows]
+    ids = [row or [tokenizer.unk_id] for row in tokenizer.encode_batch(texts, cfg.data.max_len)]
+    tokens = hidden and split == "train"
+    store = build_store(cache / "vectors", texts, teacher, _progress(split), tokens)
+    number = {name: i for i, name in enumerate(domains)}
+    domain = torch.tensor([number.get(row["domain"], -1) for row in rows])
+    return ids, SentenceDataset(ids, store, domain, tokens, len(teacher.special_ids[0]) if tokens else 0)
+
+
+def _progress(split: str) -> Callable[[int, int], None]:
+    """Tell of a long wait: a line for each tenth."""
+    shown = [0]
+
+    def progress(done: int, of: int) -> None:
+        if done * 10 // max(1, of) > shown[0] and of >= 2000:
+            shown[0] = done * 10 // of
+            log.info("teacher vectors (%s): %d of %d, computed once", split, done, of)
+
+    return progress
+
+
+def _table(tokenizer: Tokenizer, teacher: EmbeddingLoader, cache: Path, own: bool) -> Tensor:
+    """The teacher's vector of each token [V, Z], from which the student's table starts."""
+    if own:
+        table = cached_token_table(cache / "tables", teacher)
+        missing = tokenizer.vocab_size - len(table)
+        return torch.from_numpy(np.pad(table, ((0, max(0, missing)), (0, 0))).astype(np.float32))
+    words = [tokenizer.decode([i]).strip() or "." for i in range(tokenizer.vocab_size)]
+    vectors: NDArray[np.float32] = teacher.encode(words)
+    return torch.from_numpy(vectors)
+
+
+def _log_weight(ids: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
+    """log a / (a + p(token)): smooth inverse frequency [V]."""
+    count = np.bincount(np.fromiter((i for row in ids for i in row), np.int64), minlength=vocab_size)
+    return torch.from_numpy(np.log(_SIF / (_SIF + count / count.sum()))).float()

@@ -1,0 +1,161 @@
+"""The student encoder: a static average of token vectors, corrected by dilated convolutions.
+
+    z = normalise( S · Σ w_t T_t / Σ w_t  +  O · mean_t LN(conv(T))_t )
+
+``T`` starts as the teacher's vectors of single tokens, ``w`` as smooth inverse frequency (Arora et al.
+2017, a = 1e-3), ``S`` as the identity and ``O`` as zero: training starts at a static embedding (model2vec)
+and can only improve on it. No attention: every operation is a look-up, a shift or a matrix product.
+
+Shapes: B batch, L length, D width of the convolutions, V vocabulary, Z embedding size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinsmith.families.codec.config import ModelConfig
+from tinsmith.nn.convolution import GatedConvBlock
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSpec:
+    """What the data say about the model. Saved with the weights.
+
+    ``z_dim`` is the teacher's size; ``teacher_fingerprint`` is of its files and options.
+    """
+
+    vocab_size: int
+    z_dim: int
+    max_len: int
+    teacher: str
+    teacher_fingerprint: str
+    domains: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Encoded:
+    """``z`` [B, Z] before normalisation, ``static`` [B, Z] the static tier's, ``tokens`` [B, L, Z] the terms
+    whose mean over the mask is ``z``."""
+
+    z: Tensor
+    static: Tensor
+    tokens: Tensor
+
+
+class Encoder(nn.Module):
+    """Tokens to a vector.
+
+    Args:
+        cfg: sizes of the convolution path.
+        spec: vocabulary and size of the vector.
+    """
+
+    def __init__(self, cfg: ModelConfig, spec: CodecSpec) -> None:
+        super().__init__()
+        z = spec.z_dim
+        # Only a batch's few thousand rows get a gradient: a dense one would cost more than the forward.
+        self.table = nn.Embedding(spec.vocab_size, z, sparse=True)
+        self.log_weight = nn.Embedding(spec.vocab_size, 1, sparse=True)
+        nn.init.normal_(self.table.weight, std=z**-0.5)
+        nn.init.zeros_(self.log_weight.weight)
+        self.static = nn.Linear(z, z, bias=False)
+        nn.init.eye_(self.static.weight)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.conv = ConvPath(cfg, z) if cfg.conv else None
+
+    @torch.no_grad()
+    def start_from(self, table: Tensor, log_weight: Tensor) -> None:
+        """Start at a static embedding: ``table`` [V, Z], ``log_weight`` [V]."""
+        self.table.weight.copy_(table)
+        self.log_weight.weight.copy_(log_weight[:, None])
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Encoded:
+        """Encode padded tokens.
+
+        Args:
+            tokens: ids [B, L], any id where padded.
+            mask: True where there is a token [B, L]; a row needs at least one.
+        """
+        mask_BL1 = mask[..., None]
+        count = mask.sum(1, keepdim=True)
+        x = self.dropout(self.table(tokens))
+        weight = self.log_weight(tokens).exp() * mask_BL1
+        # Scaled so that the plain mean over the tokens is the weighted mean.
+        weight = weight * (count[..., None] / weight.sum(1, keepdim=True))
+        static = self.static(x) * weight
+        terms = static if self.conv is None else static + self.conv(x, mask_BL1) * mask_BL1
+        return Encoded(terms.sum(1) / count, static.sum(1) / count, terms)
+
+
+class ConvPath(nn.Module):
+    """What the context adds to each token: [B, L, Z] -> [B, L, Z], zero at the start."""
+
+    def __init__(self, cfg: ModelConfig, z_dim: int) -> None:
+        super().__init__()
+        self.inp = nn.Linear(z_dim, cfg.dim)
+        self.blocks = nn.ModuleList(GatedConvBlock(cfg.dim, cfg.kernel, d) for d in cfg.dilations)
+        self.norm = nn.LayerNorm(cfg.dim)
+        self.out = nn.Linear(cfg.dim, z_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``x`` [B, L, Z], ``mask`` [B, L, 1]."""
+        h = self.inp(x)
+        for block in self.blocks:
+            h = block(h, mask)
+        out: Tensor = self.out(self.norm(h))
+        return out
+
+
+class FoldedEncoder(nn.Module):
+    """An ``Encoder`` for use: equal outputs, about half the arithmetic.
+
+    All that is linear before the first block is folded into one table (a row holds the weighted static
+    vector, its weight, and the convolutions' input), all that is linear after the last acts on the mean.
+    """
+
+    table: Tensor
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        with torch.no_grad():
+            rows = encoder.table.weight
+            weight = encoder.log_weight.weight.exp()
+            parts = [encoder.static(rows) * weight, weight]
+            self.z_dim = rows.shape[1]
+            self.conv = encoder.conv
+            if self.conv is not None:
+                parts.append(self.conv.inp(rows))
+            self.register_buffer("table", torch.cat(parts, 1))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors [B, Z]; arguments as of ``Encoder``."""
+        mask_BL1 = mask[..., None].to(self.table.dtype)
+        rows = F.embedding(tokens, self.table) * mask_BL1
+        static, weight = rows[..., : self.z_dim].sum(1), rows[..., self.z_dim].sum(1, keepdim=True)
+        z = static / weight
+        if self.conv is not None:
+            h = rows[..., self.z_dim + 1 :]
+            for block in self.conv.blocks:
+                h = block(h, mask_BL1)
+            mean = (self.conv.norm(h) * mask_BL1).sum(1) / mask_BL1.sum(1)
+            z = z + self.conv.out(mean)
+        return F.normalize(z, dim=-1)
+
+    def static_only(self) -> FoldedEncoder:
+        """The static tier: the same table without the convolutions."""
+        tier = FoldedEncoder.__new__(FoldedEncoder)
+        nn.Module.__init__(tier)
+        tier.z_dim, tier.conv = self.z_dim, None
+        tier.register_buffer("table", self.table[:, : self.z_dim + 1].contiguous())
+        return tier
+
+
+def build_model(cfg: ModelConfig, spec: CodecSpec) -> Encoder:
+    """The encoder for a spec, with random weights; ``start_from`` gives it the teacher's tokens."""
+    return Encoder(cfg, spec)

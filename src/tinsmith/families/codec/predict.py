@@ -1,0 +1,125 @@
+"""Use of a trained codec: sentences to vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tinsmith.durable import replace_bytes
+from tinsmith.engine.contract import Data, Predictor, Task
+from tinsmith.errors import ConfigError, DataError
+from tinsmith.families.codec.config import ModelConfig
+from tinsmith.families.codec.model import CodecSpec, Encoder, FoldedEncoder
+from tinsmith.text.tokenizer import Tokenizer
+
+WEIGHTS, META = "model.safetensors", "config.json"
+Tier = Literal["full", "static"]
+
+
+class Codec(Predictor):
+    """A trained encoder and its tokeniser. Safe to use from several threads at once.
+
+    Attributes:
+        spec: what the model was trained for: sizes, teacher and its fingerprint.
+    """
+
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, spec: CodecSpec) -> None:
+        self.encoder = FoldedEncoder(encoder).eval().requires_grad_(False)
+        self._tiers = {"full": self.encoder, "static": self.encoder.static_only().eval()}
+        self.tokenizer, self.spec = tokenizer, spec
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Codec:
+        """Load a ``model/`` folder, or the run folder that holds one.
+
+        Raises:
+            DataError: there is no codec, or its files do not belong together.
+        """
+        folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
+        try:
+            meta = json.loads((folder / META).read_text("utf-8"))
+            spec = CodecSpec(**{**meta["spec"], "domains": tuple(meta["spec"]["domains"])})
+            weights = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+            encoder = Encoder(ModelConfig(**meta["model"]), spec)
+            encoder.load_state_dict(weights)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"no codec in {folder}: {Path(str(error.filename)).name} is missing. A run writes model/ when it ends."
+            ) from None
+        except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            raise DataError(f"{folder}: not a codec, or a damaged one: {error}") from None
+        return cls(encoder.to(device), Tokenizer.load(folder), spec)
+
+    def encode(self, texts: Sequence[str], batch_size: int = 128, tier: Tier = "full") -> Tensor:
+        """Unit vectors of sentences.
+
+        Args:
+            texts: N sentences; what is beyond ``spec.max_len`` tokens is not read.
+            tier: ``full``, or ``static``: the average alone, several times faster and less exact.
+
+        Returns:
+            [N, Z] float32, in the order of ``texts``.
+
+        Raises:
+            DataError: an empty sentence, named by its number.
+            ConfigError: an unknown tier.
+        """
+        if tier not in self._tiers:
+            raise ConfigError(f"tier='{tier}' is not known: full, static")
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of sentences, not one string")
+        model = self._tiers[tier]
+        ids = self.tokenizer.encode_batch(texts, self.spec.max_len)
+        for i, row in enumerate(ids):
+            if not row:
+                raise DataError(f"sentence {i} is empty: there is nothing to encode")
+        out = torch.empty(len(ids), self.spec.z_dim)
+        with torch.inference_mode():
+            for rows in _by_length(ids, batch_size):
+                tokens, mask = _pad([ids[i] for i in rows])
+                out[rows] = model(tokens.to(model.table.device), mask.to(model.table.device)).cpu()
+        return out
+
+    def __call__(self, inputs: list[Any]) -> list[Any]:
+        """The vector of each input: a text, or a dict with ``text``."""
+        texts = [item.get("text") if isinstance(item, dict) else item for item in inputs]
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(
+                    f"input {i}: a text, or an object with 'text', is needed, not {inputs[i]!r:.80}"
+                )
+        return [{"text": text, "z": z.tolist()} for text, z in zip(texts, self.encode(texts), strict=True)]
+
+
+def _by_length(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, rows))
+    tokens = np.zeros((len(rows), longest), np.int64)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    mask = np.arange(longest)[None] < lengths[:, None]
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+
+def save_model(task: Task, data: Data, folder: Path, model_config: ModelConfig) -> None:
+    """Write a folder that ``Codec.load`` reads: weights, ``config.json``, tokeniser."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in task.model.state_dict().items()}
+    replace_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
+    meta = {"family": "codec", "model": asdict(model_config), "spec": asdict(data.spec)}
+    replace_bytes(folder / META, json.dumps(meta, indent=1).encode())
+    data.artifacts["tokenizer"].save(folder)

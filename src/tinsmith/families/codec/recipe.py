@@ -1,0 +1,144 @@
+"""The codec as one row of the table of families."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinsmith.engine.contract import Data, Family, Task
+from tinsmith.errors import DataError
+from tinsmith.families.codec import measure
+from tinsmith.families.codec.config import CodecConfig
+from tinsmith.families.codec.data import SentenceDataset, build_data
+from tinsmith.families.codec.model import CodecSpec, build_model
+from tinsmith.families.codec.predict import Codec, save_model
+from tinsmith.families.codec.task import build_task
+
+_TIMED = 256  # sentences over which rates are taken
+_FITTED = 20_000  # sentences that the linear baseline sees
+
+
+def table(predictor: Codec, data: Data, split: str) -> list[dict[str, Any]]:
+    """The student, its static tier, and what it has to beat, over one split.
+
+    ``untrained`` is the starting point (the teacher's vectors of single tokens, averaged), ``linear`` ridge
+    regression from that average to the teacher's vector, ``constant`` the mean teacher vector. Rates are
+    sentences a second, tokenising included, measured one after another in this process.
+
+    Raises:
+        DataError: the split is empty, or the vectors are another teacher's.
+    """
+    loader = getattr(data, split)
+    if loader is None:
+        raise DataError(f"there is no {split} split: set data.{split} to a file of sentences")
+    _check_teacher(predictor.spec, data.spec)
+    texts = [row["text"] for row in getattr(data.artifacts["corpus"], split)]
+    teacher = torch.from_numpy(np.array(loader.dataset.store.vectors, np.float32))
+    start, start_train = _average(data, loader.dataset), _average(data, data.train.dataset, _FITTED)
+    linear = measure.fit_linear(start_train, _vectors(data.train.dataset, len(start_train)))
+    mean = F.normalize(_vectors(data.train.dataset, _FITTED).mean(0), dim=0).expand_as(teacher)
+    timed = texts[:_TIMED]
+    rows = {
+        "codec": (predictor.encode(texts), lambda: predictor.encode(timed)),
+        "static tier": (
+            predictor.encode(texts, tier="static"),
+            lambda: predictor.encode(timed, tier="static"),
+        ),
+        "untrained static": (F.normalize(start, dim=-1), None),
+        "linear": (measure.apply_linear(linear, start), None),
+        "constant": (mean, None),
+        "teacher": (teacher, lambda: data.artifacts["teacher"].encode(timed)),
+    }
+    domain, domains = loader.dataset.domain, data.spec.domains
+    result = []
+    for name, (vectors, timed_call) in rows.items():
+        row = {"name": name, **measure.score(vectors, teacher, domain, domains)}
+        if timed_call is not None:
+            row["sentences_per_sec"] = round(len(timed) / _seconds(timed_call))
+        result.append(row)
+    return result
+
+
+def _check_teacher(trained: CodecSpec, here: CodecSpec) -> None:
+    if trained.teacher_fingerprint != here.teacher_fingerprint:
+        raise DataError(
+            f"this student learned from another teacher ({trained.teacher}, {trained.teacher_fingerprint[:12]}) "
+            f"than the one of these vectors ({here.teacher}, {here.teacher_fingerprint[:12]}). "
+            f"Evaluate with the teacher it was trained on, or train anew with teacher.name={here.teacher}."
+        )
+
+
+def _vectors(dataset: SentenceDataset, limit: int) -> Tensor:
+    return torch.from_numpy(np.array(dataset.store.vectors[:limit], np.float32))
+
+
+def _average(data: Data, dataset: SentenceDataset, limit: int | None = None) -> Tensor:
+    """The weighted mean of the starting table's rows: [N, Z], not normalised."""
+    table, weight = data.artifacts["table"], data.artifacts["log_weight"].exp()
+    n = min(len(dataset), limit or len(dataset))
+    parts = []
+    for rows in torch.arange(n).split(512):
+        batch = dataset.batch(rows)
+        w = weight[batch["tokens"]] * batch["mask"]
+        parts.append((table[batch["tokens"]] * w[..., None]).sum(1) / w.sum(1, keepdim=True))
+    return torch.cat(parts)
+
+
+def _seconds(call: Any, repeats: int = 3) -> float:
+    """The median of a few calls, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]
+
+
+def examples(predictor: Codec, data: Data, count: int = 3, neighbours: int = 3) -> list[dict[str, Any]]:
+    """The nearest neighbours of a few held-out sentences, by the student and by the teacher."""
+    rows = data.artifacts["corpus"].valid[:2000]
+    texts = [row["text"] for row in rows]
+    vectors = predictor.encode(texts)
+    teacher = _vectors(data.valid.dataset, len(texts))
+    picked = torch.linspace(0, len(texts) - 1, count + 2).long()[1:-1].tolist()
+    shown = []
+    for i in picked:
+        by_student, by_teacher = vectors @ vectors[i], teacher @ teacher[i]
+        order = [j for j in by_student.argsort(descending=True).tolist() if j != i][:neighbours]
+        best = [j for j in by_teacher.argsort(descending=True).tolist() if j != i][:neighbours]
+        lines = [
+            [f"{float(by_student[a]):.2f}", texts[a], f"{float(by_teacher[b]):.2f}", texts[b]]
+            for a, b in zip(order, best, strict=True)
+        ]
+        shown.append(
+            {"title": texts[i], "columns": ["cosine", "student", "cosine", "teacher"], "rows": lines}
+        )
+    return shown
+
+
+def _build_model(cfg: CodecConfig, spec: CodecSpec) -> nn.Module:
+    return build_model(cfg.model, spec)
+
+
+def _save_model(cfg: CodecConfig, task: Task, data: Data, folder: Path) -> None:
+    save_model(task, data, folder, cfg.model)
+
+
+FAMILY = Family(
+    name="codec",
+    config=CodecConfig,
+    build_data=build_data,
+    build_model=_build_model,
+    build_task=build_task,
+    save_model=_save_model,
+    predictor=Codec,
+    table=table,
+    examples=examples,
+)

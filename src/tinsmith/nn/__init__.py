@@ -1,0 +1,1 @@
+"""Layers. Nothing here imports the engine."""

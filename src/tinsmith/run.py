@@ -1,0 +1,338 @@
+"""The assembly: config -> data -> spec -> model -> task -> Trainer, and what a run leaves in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinsmith import console, runs
+from tinsmith.compose import Resolved, compose
+from tinsmith.console import to_json
+from tinsmith.durable import replace_bytes
+from tinsmith.engine import checkpoint, snapshot
+from tinsmith.engine.config import RunConfig
+from tinsmith.engine.contract import Data, Family, Predictor, Task
+from tinsmith.engine.device import get_device, log_model_info
+from tinsmith.engine.loggers import JsonlLogger, TensorBoardLogger
+from tinsmith.engine.optim import get_optimizer
+from tinsmith.engine.schedules import get_scheduler
+from tinsmith.engine.seed import set_seed
+from tinsmith.engine.trainer import Trainer
+from tinsmith.errors import CheckError, ConfigError
+from tinsmith.families import load_family
+from tinsmith.overrides import parse_requirement
+
+log = logging.getLogger(__name__)
+
+_RESUMABLE = ("trainer.", "logger.", "threads", "device")  # what a resume may change
+
+
+@dataclass(slots=True)
+class Assembled:
+    """A run, ready to train."""
+
+    family: Family
+    cfg: Any
+    folder: Path
+    data: Data
+    task: Task
+    trainer: Trainer
+
+
+def train(family: str, resolved: Resolved, run_dir: Path, dry_run: bool = False) -> int:
+    """Train a new run in ``run_dir``; returns the exit code."""
+    replace_bytes(run_dir / "config.yaml", resolved.to_yaml().encode())
+    with _log_file(run_dir):
+        run = _assemble(family, resolved.cfg, run_dir)
+        if dry_run:
+            return _dry_run(run)
+        return _train(run)
+
+
+def resume(run_dir: Path, overrides: list[str]) -> int:
+    """Go on with a run in its folder, from its newest whole checkpoint."""
+    record = runs.read_run_json(run_dir)
+    family = record["family"]
+    before = compose(family, [], run_dir / "config.yaml")
+    resolved = compose(family, overrides, run_dir / "config.yaml")
+    _check_resumable(before, resolved)
+    runs.write_run_json(run_dir, status="running", **runs.process_record())
+    with _log_file(run_dir):
+        run = _assemble(family, resolved.cfg, run_dir)
+        if not snapshot.load_newest(run.trainer, run_dir / "checkpoints"):
+            console.say("no checkpoint yet: starting from the first step, in the same folder")
+        replace_bytes(run_dir / "config.yaml", resolved.to_yaml().encode())
+        return _train(run)
+
+
+def _check_resumable(before: Resolved, after: Resolved) -> None:
+    changed = [key for key, value in after.values.items() if before.values.get(key) != value]
+    for key in changed:
+        if not key.startswith(_RESUMABLE):
+            raise ConfigError(
+                f"a resume cannot change {key} (from {before.values.get(key)} to {after.values[key]}): it would "
+                "be another run. Allowed: trainer.*, logger.*, threads, device. A new run: tinsmith train "
+                f"{before.family} {key}={after.values[key]}"
+            )
+
+
+def evaluate(run_dir: Path, split: str, require: list[str], as_json: bool) -> int:
+    """Score a run's model and its baselines on a split; ``eval/<split>.json`` keeps the table."""
+    family, cfg = _of_run(run_dir)
+    start = time.monotonic()
+    _set_up(cfg)
+    predictor = load_family(family).predictor.load(run_dir, get_device(cfg.device))
+    data = load_family(family).build_data(cfg)
+    rows = _write_table(load_family(family), predictor, data, run_dir, split, start)
+    console.result(console.table(rows), {"split": split, "rows": rows})
+    return _check_required(rows[0], require)
+
+
+def predict(run_dir: Path, source: str, target: str, as_json: bool) -> int:
+    """Answer each line of ``source`` (a text, or a JSON object) with a line of JSON."""
+    family, cfg = _of_run(run_dir)
+    _set_up(cfg)
+    predictor = load_family(family).predictor.load(run_dir, get_device(cfg.device))
+    from tinsmith.lines import answer_lines
+
+    answer_lines(predictor, source, target)
+    return 0
+
+
+def _of_run(run_dir: Path) -> tuple[str, Any]:
+    family = runs.read_run_json(run_dir)["family"]
+    return family, compose(family, [], run_dir / "config.yaml").cfg
+
+
+# ---- assembling -------------------------------------------------------------------------------------
+
+
+def _set_up(cfg: RunConfig) -> None:
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    set_seed(cfg.seed, cfg.trainer.deterministic)
+
+
+def _assemble(name: str, cfg: Any, folder: Path) -> Assembled:
+    _set_up(cfg)
+    family = load_family(name)
+    data = family.build_data(cfg)
+    set_seed(cfg.seed, cfg.trainer.deterministic)  # whatever building the data drew
+    task = family.build_task(cfg, family.build_model(cfg, data.spec), data)
+    return Assembled(family, cfg, folder, data, task, build_trainer(cfg, task, folder / "checkpoints"))
+
+
+def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
+    """The trainer of a config. Settings of ``optimizer`` beyond the common ones go to ``get_optimizer``."""
+    options = asdict(cfg.optimizer)
+    kind, lr, decay = (options.pop(key) for key in ("name", "lr", "weight_decay"))
+    task.to(get_device(cfg.device))
+    optimizer = get_optimizer(task, kind, lr=lr, weight_decay=decay, **options)
+    t = cfg.trainer
+    epochs = None if t.max_steps or t.max_minutes else t.epochs
+    scheduler = get_scheduler(
+        optimizer,
+        cfg.scheduler.name,
+        total_epochs=epochs,
+        warmup_ratio=cfg.scheduler.warmup,
+        min_lr=cfg.scheduler.min_lr,
+    )
+    return Trainer(
+        task,
+        optimizer,
+        scheduler,
+        device=cfg.device,
+        grad_clip=t.grad_clip,
+        mixed_precision=t.mixed_precision,
+        accumulate=t.accumulate,
+        ema=t.ema or None,
+        log_every=t.log_every,
+        checkpoint_dir=checkpoint_dir,
+        seed=cfg.seed,
+        max_steps=t.max_steps,
+        max_minutes=t.max_minutes,
+        eval_every=t.eval_every,
+        save_seconds=t.save_seconds,
+        keep_checkpoints=t.keep_checkpoints,
+        deterministic=t.deterministic,
+        progress=not console.is_quiet(),
+    )
+
+
+# ---- training ---------------------------------------------------------------------------------------
+
+
+def _train(run: Assembled) -> int:
+    _introduce(run)
+    trainer, cfg = run.trainer, run.cfg
+    name, mode = run.task.monitor
+    loggers = _loggers(run)
+    for logger in loggers:
+        trainer.add_log_hook(logger)
+    try:
+        trainer.fit(
+            run.data.train,
+            run.data.valid,
+            cfg.trainer.epochs,
+            metric_for_best=name,
+            minimize_metric=mode == "min",
+            early_stopping=cfg.trainer.early_stopping or None,
+        )
+    finally:
+        for logger in loggers:
+            logger.close()
+        _note_progress(run)
+    return _finish(run)
+
+
+def _introduce(run: Assembled) -> None:
+    info = log_model_info(run.task.model)
+    sizes = {
+        split: len(getattr(run.data, split).dataset)
+        for split in ("train", "valid", "test")
+        if getattr(run.data, split) is not None
+    }
+    precision = str(run.trainer.parts.precision or torch.float32).removeprefix("torch.")
+    console.say(
+        f"{run.family.name}: {info['parameters']:,} parameters, "
+        + ", ".join(f"{count:,} {split}" for split, count in sizes.items())
+        + f"; {run.trainer.device}, {precision}, {torch.get_num_threads()} threads"
+    )
+    console.say(f"run folder: {run.folder}")
+    runs.write_run_json(run.folder, parameters=info["parameters"], sizes=sizes, precision=precision)
+
+
+def _loggers(run: Assembled) -> list[Any]:
+    step = run.trainer.state.step
+    found: list[Any] = [JsonlLogger(run.folder / "metrics.jsonl", step)]
+    chosen = run.cfg.logger
+    if chosen.tensorboard:
+        found.append(TensorBoardLogger(run.folder / "tb", step + 1 if step else None))
+    from tinsmith.engine import trackers
+
+    for name in ("wandb", "trackio", "mlflow"):
+        if getattr(chosen, name):
+            found.append(getattr(trackers, f"{name}_hook")(run.folder, asdict(run.cfg)))
+    return found
+
+
+def _note_progress(run: Assembled) -> None:
+    state = run.trainer.state
+    best = {"name": run.task.monitor[0], "value": state.best_metric, "step": state.best_step}
+    runs.write_run_json(
+        run.folder,
+        seconds=round(state.seconds, 3),
+        steps=state.step,
+        total_steps=state.max_steps,
+        best=best if state.best_metric is not None else None,
+    )
+
+
+def _finish(run: Assembled) -> int:
+    """Save the best weights as the model, score it beside its baselines, and say what to do next."""
+    folder = run.folder
+    _load_best(run)
+    run.family.save_model(run.cfg, run.task, run.data, folder / "model")
+    predictor = run.family.predictor.load(folder, run.trainer.device)
+    split = "test" if run.data.test is not None else "valid"
+    rows = _write_table(run.family, predictor, run.data, folder, split, time.monotonic())
+    shown = run.family.examples(predictor, run.data)
+    replace_bytes(folder / "examples.json", to_json(shown).encode())
+    runs.write_run_json(folder, status="done", ended=runs.now())
+    state = run.trainer.state
+    console.say(f"\n{split} split, {state.step:,} steps in {state.seconds:.0f} s:")
+    console.result(console.table(rows), {"run": str(folder), "split": split, "rows": rows})
+    for example in shown:
+        console.say(f"\n{example['title']}")
+        console.say(console.table(_as_rows(example)))
+    console.say("\nNext:")
+    for verb in ("eval", "predict", "report"):
+        console.say(f"  tinsmith {verb} {folder}" + (" sentences.txt" if verb == "predict" else ""))
+    console.say(f"  tinsmith resume {folder} trainer.epochs={run.cfg.trainer.epochs * 2}")
+    return 0
+
+
+def _as_rows(example: dict[str, Any]) -> list[dict[str, Any]]:
+    """An example's rows for ``console.table``, whose columns need names of their own."""
+    names = [name + " " * example["columns"][:i].count(name) for i, name in enumerate(example["columns"])]
+    return [dict(zip(names, row, strict=True)) for row in example["rows"]]
+
+
+def _load_best(run: Assembled) -> None:
+    """Put the best weights into the task: the averaged ones where there is an average."""
+    best = checkpoint.best_checkpoint(run.folder / "checkpoints")
+    if best is None:
+        return
+    parts, _ = checkpoint.read_checkpoint(best)
+    weights = {**parts["model"], **parts.get("ema", {})}
+    snapshot.load_weights(run.task, weights)
+
+
+def _write_table(
+    family: Family, predictor: Predictor, data: Data, folder: Path, split: str, start: float
+) -> list[dict[str, Any]]:
+    rows = family.table(predictor, data, split)
+    metrics = {key: value for key, value in rows[0].items() if key != "name"}
+    record = {"split": split, "rows": rows, "metrics": metrics, "seconds": round(time.monotonic() - start, 3)}
+    (folder / "eval").mkdir(exist_ok=True)
+    replace_bytes(
+        folder / "eval" / f"{split}.json", (json.dumps(json.loads(to_json(record)), indent=1)).encode()
+    )
+    return rows
+
+
+def _check_required(row: dict[str, Any], require: list[str]) -> int:
+    for text in require:
+        bar = parse_requirement(text)
+        value = row.get(bar.metric)
+        if not isinstance(value, (int, float)):
+            known = ", ".join(key for key in row if key != "name")
+            raise ConfigError(f"--require {text}: '{bar.metric}' is not measured. Measured: {known}.")
+        if not bar.holds(value):
+            raise CheckError(f"{bar.metric} is {value:.4g}, required is {bar.metric}{bar.sign}{bar.bound:g}.")
+    return 0
+
+
+def _dry_run(run: Assembled) -> int:
+    """Two steps and one validation, and how large all of it is."""
+    trainer = run.trainer
+    trainer.saver, trainer.max_minutes, trainer.max_steps, trainer.eval_every = None, 0.0, 2, 0
+    _introduce(run)
+    trainer.fit(run.data.train, run.data.valid, 1)
+    memory = _peak_memory_mb()
+    console.result(
+        f"dry run: 2 steps and a validation ran ({memory:.0f} MB at most). Nothing was kept.",
+        {"steps": 2, "metrics": trainer.metrics, "peak_memory_mb": memory},
+    )
+    return 0
+
+
+def _peak_memory_mb() -> float:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextmanager
+def _log_file(folder: Path) -> Iterator[None]:
+    """The library's log also goes to ``log.txt``."""
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("tinsmith")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch import nn
+
+from tinsmith.engine.ema import EMA
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def jolt(model: nn.Module) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+
+
+def bits(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_closed_form_without_warmup():
+    # w = 0 at the start and 1 ever after: s_n = 1 - d^n
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    ema = EMA(model, decay=0.9, warmup=False)
+    nn.init.ones_(model.weight)
+    for _ in range(12):
+        ema.update()
+    assert ema.state_dict()["shadow"]["weight"].item() == pytest.approx(1 - 0.9**12, rel=1e-14)
+
+
+def test_warmup_by_hand():
+    # d = 1/10, 2/11, 3/12: s = 0.9, then 1 - 0.1 * 2/11, then ... times 3/12
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    ema = EMA(model, decay=0.999)
+    nn.init.ones_(model.weight)
+    seen = []
+    for _ in range(3):
+        ema.update()
+        seen.append(ema.state_dict()["shadow"]["weight"].item())
+    assert seen == pytest.approx([0.9, 1 - 0.1 * 2 / 11, 1 - 0.1 * 2 / 11 * 0.25], rel=1e-14)
+
+
+def test_decay_caps_the_warmup():
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    ema = EMA(model, decay=0.05)
+    nn.init.ones_(model.weight)
+    ema.update()
+    assert ema.state_dict()["shadow"]["weight"].item() == pytest.approx(0.95)
+
+
+def test_float_buffers_are_copied_and_integers_left_alone():
+    model = net()
+    ema = EMA(model, decay=0.99)
+    model(torch.randn(8, 3) + 5)
+    ema.update()
+    shadow = ema.state_dict()["shadow"]
+    assert torch.equal(shadow["1.running_mean"], model[1].running_mean)
+    assert "1.num_batches_tracked" not in shadow
+    assert not torch.equal(shadow["1.running_mean"], torch.zeros(4))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_swap_is_exact_even_on_error(mode):
+    model = net()
+    ema = EMA(model)
+    jolt(model)
+    ema.update()
+    jolt(model)
+    before, pointers = bits(model), [p.data_ptr() for p in model.parameters()]
+    shadow = {k: v.clone() for k, v in ema.state_dict()["shadow"].items()}
+
+    def evaluate_and_fail() -> None:
+        assert all(torch.equal(t, shadow[n]) for n, t in model.named_parameters())
+        jolt(model)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), mode(), ema.swap():
+        evaluate_and_fail()
+    assert same(bits(model), before)
+    assert [p.data_ptr() for p in model.parameters()] == pointers
+    assert same(ema.state_dict()["shadow"], shadow)
+    model(torch.randn(4, 3)).sum().backward()  # still ordinary tensors
+
+
+def test_resume_is_exact():
+    torch.manual_seed(1)
+    model = net()
+    ema = EMA(model)
+    for _ in range(3):
+        jolt(model)
+        ema.update()
+    saved = {"shadow": {k: v.clone() for k, v in ema.state_dict()["shadow"].items()}, "updates": ema.updates}
+    weights = bits(model)
+    jolt(model)
+    ema.update()
+    twin = net()
+    twin.load_state_dict(weights)
+    resumed = EMA(twin)
+    resumed.load_state_dict(saved)
+    twin.load_state_dict(bits(model))
+    resumed.update()
+    assert same(resumed.state_dict()["shadow"], ema.state_dict()["shadow"])
+    assert resumed.updates == 4
+
+
+def test_a_state_of_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"another model: .*weight"):
+        EMA(net()).load_state_dict(EMA(nn.Linear(2, 2)).state_dict())
+
+
+def test_a_wrong_decay_is_refused():
+    with pytest.raises(ValueError, match="0 <= decay < 1"):
+        EMA(net(), decay=1.0)
