@@ -105,7 +105,8 @@ MISTAKES = [
     ("train fake epochs=5", "Did you mean: trainer.epochs (int, now 10)?"),
     ("train fake trianer.epochs=5", "Did you mean: trainer.epochs (int, now 10)?"),
     ("train fake trainer=5", "'trainer' is a section, not a setting (from the command line). It has: t"),
-    ("train fake optimizer=sgd", "Did you mean: optimizer.name=sgd?"),
+    ("train fake trainer=", "'trainer' is a section, not a setting (from the command line). It has: t"),
+    ("train fake optimizer=sdg", "optimizer.name='sdg': no such choice. Did you mean: sgd?"),
     ("train fake trainer.epochs", "write key=value, without spaces. Did you mean: trainer.epochs=10?"),
     ("train fake fast", "write key=value, without spaces. Did you mean: preset=fast?"),
     ("train fake my.yaml", "Did you mean: -c my.yaml?"),
@@ -319,11 +320,16 @@ def test_a_failure_here_says_nothing_about_a_run_of_another_process(tin: Tin) ->
     assert read_run_json(folder)["status"] == "running"
 
 
-def test_a_closed_pipe_is_quiet() -> None:
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_closed_pipe_is_quiet(flushed: bool) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "tinsmith", "--help"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    script = "import sys; from tinsmith import cli, console\n"
+    if not flushed:
+        script += "console.say = sys.stdout.write\n"
+    command = [sys.executable, "-c", script + "sys.exit(cli.main(['--help']))"]
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, env=env)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 

@@ -65,6 +65,7 @@ def test_groups_are_the_folders_of_conf(fake: str) -> None:
     ("override", "key", "value"),
     [
         ("trainer.epochs=1e2", "trainer.epochs", 100),
+        ("optimizer=sgd", "optimizer.name", "sgd"),
         ("optimizer.lr=1", "optimizer.lr", 1.0),
         ("optimizer.lr=3e-4", "optimizer.lr", 3e-4),
         ("name=0007", "name", "0007"),

@@ -22,9 +22,9 @@ from tinsmith.verbs import Session
 WELCOME = f"""\
 tinsmith {__version__}: train small models on one machine, never lose a run, use what you trained.
 
-  tinsmith train codec        train on the embedded data, offline, in minutes
-  tinsmith eval last          its numbers, beside those of the baselines
-  tinsmith config show codec  every setting and where its value comes from
+  tinsmith train codec preset=demo  train on the embedded data, offline, in minutes
+  tinsmith eval last                its numbers, beside those of the baselines
+  tinsmith config show codec        every setting and where its value comes from
 
 verbs     train  resume  eval  predict  report  runs  config  doctor
 families  {"  ".join(FAMILIES)}
@@ -73,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     session = Session()
     try:
-        return _dispatch(words, session)
+        code = _dispatch(words, session)
+        sys.stdout.flush()  # a reader that has gone is noticed here, and not when the interpreter ends
+        return code
     except SystemExit as done:  # argparse after --help
         return int(done.code or 0)
     except BaseException as error:

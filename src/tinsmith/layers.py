@@ -73,9 +73,12 @@ class Layers:
 
     def take(self, entry: Entry) -> None:
         """Check an entry's key and type, and take its value."""
-        if not entry.value and entry.key in self._sections():  # "trainer:" with nothing below it
+        empty = entry.value in ("", "null", "~") and entry.origin != COMMAND_LINE
+        if empty and entry.key in self._sections():  # a file's "trainer:" with nothing below it
             return
         self._check_known(entry.key, entry.where)
+        if f"{entry.key}.name" in self.settings and not isinstance(entry.value, dict):
+            entry = replace(entry, key=f"{entry.key}.name")  # teacher=minilm means teacher.name=minilm
         key, setting = entry.key, self._setting(entry.key)
         if setting is None:
             self._refuse_section(entry)
@@ -165,10 +168,8 @@ class Layers:
 
     def _refuse_section(self, entry: Entry) -> NoReturn:
         names = [key for key in self.settings if key.startswith(entry.key + ".")]
-        near = nearest(entry.key, [key for key in names if key.endswith(".name")])
-        hint = f" Did you mean: {near}={show(str(entry.value))}?" if near else ""
         raise ConfigError(
-            f"'{entry.key}' is a section, not a setting ({entry.where}).{hint} It has: {', '.join(names)}."
+            f"'{entry.key}' is a section, not a setting ({entry.where}). It has: {', '.join(names)}."
         )
 
     def _refuse_type(self, entry: Entry, setting: Setting, why: str) -> NoReturn:

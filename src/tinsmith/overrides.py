@@ -18,8 +18,8 @@ from tinsmith.settings import Plain, Setting
 ALIASES = {
     "optimizer.lr": "learning_rate learningrate lr lr0 eta",
     "optimizer.weight_decay": "wd decay l2",
-    "optimizer.name": "optimizer optim opt",
-    "scheduler.name": "scheduler sched schedule lr_scheduler",
+    "optimizer.name": "optim opt",
+    "scheduler.name": "sched schedule lr_scheduler",
     "scheduler.warmup": "warmup_steps warmup_ratio warmup_epochs",
     "trainer.batch_size": "batch batchsize bs per_device_train_batch_size",
     "trainer.epochs": "epoch num_epochs n_epochs num_train_epochs max_epochs",

@@ -79,8 +79,8 @@ def _check_resumable(before: Resolved, after: Resolved) -> None:
     for key in changed:
         if not key.startswith(_RESUMABLE):
             raise ConfigError(
-                f"a resume cannot change {key} (from {before.values.get(key)} to {after.values[key]}): it would "
-                "be another run. Allowed: trainer.*, logger.*, threads, device. A new run: tinsmith train "
+                f"a resume cannot change {key} (from {before.values.get(key)} to {after.values[key]}): "
+                "it would be another run. Allowed: trainer.*, logger.*, threads, device. A new run: tinsmith train "
                 f"{before.family} {key}={after.values[key]}"
             )
 

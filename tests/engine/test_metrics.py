@@ -78,8 +78,8 @@ def test_multi_class_by_hand():
     outputs = tensor([[4.0, 0, 0], [0, 4, 0], [0, 4, 0], [4, 0, 0]])
     targets = tensor([0, 1, 0, 0])
     found = measure("classification", outputs, targets, num_classes=3)
-    # Class 2 occurs nowhere. f1: class 0 4/5, class 1 2/3. Two of class 0's three rows score above the rest, the
-    # third ties, which is half a pair; class 1 likewise ties with one row of three.
+    # Class 2 occurs nowhere. f1: class 0 4/5, class 1 2/3. Two of class 0's three rows score above the rest,
+    # the third ties, which is half a pair; class 1 likewise ties with one row of three.
     assert found["accuracy"] == 0.75
     assert found["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
     assert found["roc_auc"] == pytest.approx((2.5 / 3 + 2.5 / 3) / 2)

@@ -101,7 +101,8 @@ def build_data(cfg: CodecConfig) -> Data:
     domains = tuple(sorted({row["domain"] for row in corpus.train}))
     cache = _cache(cfg)
     hidden = cfg.loss.token > 0 and _same_tokens(tokenizer, teacher)
-    loaders, ids = {}, {}
+    loaders: dict[str, Loader | None] = {}
+    ids = {}
     for split in ("train", "valid", "test"):
         rows = getattr(corpus, split)
         if not rows:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def cosine_summary(cosine: Tensor, domain: Tensor, domains: tuple[str, ...]) -> dict[str, float]:
-    """``cosine`` (each domain counts the same), ``cosine_p10``, and ``cosine_<domain>`` where there are several.
+    """``cosine`` (each domain counts the same), ``cosine_p10``, ``cosine_<domain>`` where there are several.
 
     Args:
         cosine: [N]. domain: index of each sentence's domain [N]. domains: their names.
@@ -34,7 +34,7 @@ def recall_at_1(student: Tensor, teacher: Tensor, limit: int = 2000) -> float:
 
 
 def neighbour_precision(student: Tensor, teacher: Tensor, k: int = 10, limit: int = 2000) -> float:
-    """Mean share of a sentence's ``k`` nearest by the teacher that are among its ``k`` nearest by the student.
+    """Mean share of a sentence's ``k`` nearest by the teacher that are among the student's ``k`` nearest.
 
     Args:
         student, teacher: unit vectors [N, Z].
@@ -69,7 +69,8 @@ def fit_linear(inputs: Tensor, targets: Tensor, ridge: float = 1.0) -> Tensor:
     """Ridge regression with a bias, in closed form: weights [Z + 1, Z] from [N, Z] to [N, Z]."""
     x = torch.cat([inputs, torch.ones(len(inputs), 1)], 1).double()
     gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=torch.float64)
-    return torch.linalg.solve(gram, x.T @ targets.double()).float()
+    weights: Tensor = torch.linalg.solve(gram, x.T @ targets.double())
+    return weights.float()
 
 
 def apply_linear(weights: Tensor, inputs: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ class Codec(Predictor):
             encoder.load_state_dict(weights)
         except FileNotFoundError as error:
             raise DataError(
-                f"no codec in {folder}: {Path(str(error.filename)).name} is missing. A run writes model/ when it ends."
+                f"no codec in {folder}: {Path(str(error.filename)).name} is missing. "
+                "A run writes model/ when it ends."
             ) from None
         except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
             raise DataError(f"{folder}: not a codec, or a damaged one: {error}") from None
@@ -90,13 +91,15 @@ class Codec(Predictor):
 
     def __call__(self, inputs: list[Any]) -> list[Any]:
         """The vector of each input: a text, or a dict with ``text``."""
-        texts = [item.get("text") if isinstance(item, dict) else item for item in inputs]
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise DataError(
-                    f"input {i}: a text, or an object with 'text', is needed, not {inputs[i]!r:.80}"
-                )
+        texts = [_text(item, i) for i, item in enumerate(inputs)]
         return [{"text": text, "z": z.tolist()} for text, z in zip(texts, self.encode(texts), strict=True)]
+
+
+def _text(item: Any, number: int) -> str:
+    text = item.get("text") if isinstance(item, dict) else item
+    if not isinstance(text, str):
+        raise DataError(f"input {number}: a text, or an object with 'text', is needed, not {item!r:.80}")
+    return text
 
 
 def _by_length(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

@@ -16,7 +16,7 @@ from tinsmith.errors import DataError
 from tinsmith.families.codec import measure
 from tinsmith.families.codec.config import CodecConfig
 from tinsmith.families.codec.data import SentenceDataset, build_data
-from tinsmith.families.codec.model import CodecSpec, build_model
+from tinsmith.families.codec.model import CodecSpec, Encoder, build_model
 from tinsmith.families.codec.predict import Codec, save_model
 from tinsmith.families.codec.task import build_task
 
@@ -68,8 +68,9 @@ def table(predictor: Codec, data: Data, split: str) -> list[dict[str, Any]]:
 def _check_teacher(trained: CodecSpec, here: CodecSpec) -> None:
     if trained.teacher_fingerprint != here.teacher_fingerprint:
         raise DataError(
-            f"this student learned from another teacher ({trained.teacher}, {trained.teacher_fingerprint[:12]}) "
-            f"than the one of these vectors ({here.teacher}, {here.teacher_fingerprint[:12]}). "
+            f"this student learned from another teacher ({trained.teacher}, "
+            f"{trained.teacher_fingerprint[:12]}) than "
+            f"the one of these vectors ({here.teacher}, {here.teacher_fingerprint[:12]}). "
             f"Evaluate with the teacher it was trained on, or train anew with teacher.name={here.teacher}."
         )
 
@@ -83,7 +84,8 @@ def _average(data: Data, dataset: SentenceDataset, limit: int | None = None) -> 
     table, weight = data.artifacts["table"], data.artifacts["log_weight"].exp()
     n = min(len(dataset), limit or len(dataset))
     parts = []
-    for rows in torch.arange(n).split(512):
+    for first in range(0, n, 512):
+        rows = torch.arange(first, min(first + 512, n))
         batch = dataset.batch(rows)
         w = weight[batch["tokens"]] * batch["mask"]
         parts.append((table[batch["tokens"]] * w[..., None]).sum(1) / w.sum(1, keepdim=True))
@@ -127,6 +129,11 @@ def _build_model(cfg: CodecConfig, spec: CodecSpec) -> nn.Module:
     return build_model(cfg.model, spec)
 
 
+def _build_task(cfg: CodecConfig, model: nn.Module, data: Data) -> Task:
+    assert isinstance(model, Encoder)
+    return build_task(cfg, model, data)
+
+
 def _save_model(cfg: CodecConfig, task: Task, data: Data, folder: Path) -> None:
     save_model(task, data, folder, cfg.model)
 
@@ -136,7 +143,7 @@ FAMILY = Family(
     config=CodecConfig,
     build_data=build_data,
     build_model=_build_model,
-    build_task=build_task,
+    build_task=_build_task,
     save_model=_save_model,
     predictor=Codec,
     table=table,
