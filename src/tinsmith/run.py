@@ -80,8 +80,8 @@ def _check_resumable(before: Resolved, after: Resolved) -> None:
         if not key.startswith(_RESUMABLE):
             raise ConfigError(
                 f"a resume cannot change {key} (from {before.values.get(key)} to {after.values[key]}): "
-                "it would be another run. Allowed: trainer.*, logger.*, threads, device. A new run: tinsmith train "
-                f"{before.family} {key}={after.values[key]}"
+                "it would be another run. Allowed: trainer.*, logger.*, threads, device. "
+                f"A new run: tinsmith train {before.family} {key}={after.values[key]}"
             )
 
 
@@ -257,8 +257,17 @@ def _finish(run: Assembled) -> int:
     console.say("\nNext:")
     for verb in ("eval", "predict", "report"):
         console.say(f"  tinsmith {verb} {folder}" + (" sentences.txt" if verb == "predict" else ""))
-    console.say(f"  tinsmith resume {folder} trainer.epochs={run.cfg.trainer.epochs * 2}")
+    console.say(f"  tinsmith resume {folder} {_more(run.cfg)}")
     return 0
+
+
+def _more(cfg: Any) -> str:
+    """The setting that doubles a run's budget."""
+    t = cfg.trainer
+    for name in ("max_minutes", "max_steps", "epochs"):
+        if getattr(t, name):
+            return f"trainer.{name}={2 * getattr(t, name):g}"
+    raise AssertionError("a run has a budget")
 
 
 def _as_rows(example: dict[str, Any]) -> list[dict[str, Any]]:

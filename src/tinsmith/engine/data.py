@@ -177,6 +177,8 @@ def _fetcher(dataset: Any, collate: Collate | None) -> Callable[[Tensor, int, in
         return _FetchBatch(dataset)
     if type(dataset) is TensorDataset and collate in (None, default_collate):
         return _FetchTensors(dataset)
+    if type(dataset) in (list, tuple):
+        return _FetchItems(dataset, collate or default_collate)
     return _FetchSamples(dataset, collate or default_collate)
 
 
@@ -196,6 +198,16 @@ class _FetchTensors:
 
     def __call__(self, indices: Tensor, seed: int, epoch: int) -> list[Tensor]:
         return [tensor[indices] for tensor in self.tensors]
+
+
+class _FetchItems:
+    """What lies in a list is there already: reading it draws nothing."""
+
+    def __init__(self, items: Sequence[Any], collate: Collate) -> None:
+        self.items, self.collate = items, collate
+
+    def __call__(self, indices: Tensor, seed: int, epoch: int) -> Any:
+        return self.collate([self.items[i] for i in indices.tolist()])
 
 
 class _FetchSamples:
