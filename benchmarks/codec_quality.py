@@ -4,9 +4,9 @@
     python benchmarks/codec_quality.py --minutes 60 --more-data preset=deep
 
 Teacher vectors are computed first and kept; the minutes are those of training (``trainer.max_minutes``),
-evaluations included. Further words are settings of the run. ``--more-data`` adds to the training split, and to
-nothing else, other English sentences of the same data folder and stretches of its longer sentences; what a
-held-out split holds is left out.
+evaluations included. Further words are settings of the run. ``--more-data`` adds to the training split, and
+to nothing else, other English sentences of the same data folder and stretches of its longer sentences; what
+a held-out split holds is left out.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def train(
 
 
 def more_sentences(folder: Path, target: Path) -> Path:
-    """The training split, then everyday sentences of a translation corpus, then stretches of long sentences."""
+    """The training split, everyday sentences of a translation corpus, and stretches of long sentences."""
     held_out = {
         bare(row["text"]) for split in ("valid", "test") for row in read(folder / f"mixed_{split}.jsonl.gz")
     }

@@ -249,8 +249,8 @@ def test_unknown_names_and_options(bert: Path, tmp_path: Path) -> None:
         EmbeddingLoader("./no/such")
     with pytest.raises(ConfigError, match="pooling='max': allowed are mean, cls, last"):
         EmbeddingLoader(bert, pooling="max")
-    with pytest.raises(ConfigError, match="max_len=33: this teacher takes 3 to 32"):
-        EmbeddingLoader(bert, max_len=33)
+    with pytest.raises(ConfigError, match="max_len=2: at least 3 tokens"):
+        EmbeddingLoader(bert, max_len=2)
     with pytest.raises(ConfigError, match="batch_size=0"):
         EmbeddingLoader(bert, batch_size=0)
     with pytest.raises(ConfigError, match="device=quantum"):

@@ -335,14 +335,14 @@ def as_batches(loader: Any, seed: int = 0) -> Batches:
     if isinstance(loader, (list, tuple)):
         return Loader(loader, 1, collate=_first)
     if isinstance(loader, DataLoader) and _is_standard(loader):
-        log.info(
-            "the trainer orders the samples itself, so that a resume is exact (same data and batch size)"
-        )
         single = loader.batch_sampler is None
+        shuffle = isinstance(loader.sampler, RandomSampler)
+        if shuffle:
+            log.info("the trainer shuffles the samples itself, so that a resume is exact (same data, same batches)")
         return Loader(
             loader.dataset,
             1 if single else loader.batch_size or 1,
-            shuffle=isinstance(loader.sampler, RandomSampler),
+            shuffle=shuffle,
             seed=seed,
             drop_last=loader.drop_last,
             collate=_first if single else loader.collate_fn,

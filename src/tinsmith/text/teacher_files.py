@@ -109,8 +109,8 @@ def read_recipe(
         raise ConfigError(f"pooling={pooling!r}: allowed are {', '.join(get_args(Pooling))}")
     recipe = _own_recipe(folder, preset)
     limit = read_json(folder / recipe.body / "config.json").get("max_position_embeddings") or _NEVER
-    if max_len is not None and not 3 <= max_len <= limit:
-        raise ConfigError(f"max_len={max_len}: this teacher takes 3 to {limit} tokens")
+    if max_len is not None and max_len < 3:
+        raise ConfigError(f"max_len={max_len}: at least 3 tokens, the special ones counted")
     if normalize is not None and normalize != recipe.normalize:
         steps = (*recipe.steps, Step("normalize")) if normalize else recipe.steps[:-1]
         recipe = replace(recipe, steps=steps)
@@ -118,7 +118,7 @@ def read_recipe(
         recipe,
         pooling=recipe.pooling if pooling is None else pooling,  # type: ignore[arg-type]  # checked above
         prefix=recipe.prefix if prefix is None else prefix,
-        max_len=recipe.max_len if max_len is None else max_len,
+        max_len=recipe.max_len if max_len is None else min(max_len, limit),
     )
 
 

@@ -50,7 +50,7 @@ class EmbeddingLoader:
             prefix: what stands before every text.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
             batch_size: texts at once; changes vectors by rounding only.
-            max_len: where texts are cut, in tokens.
+            max_len: where texts are cut, in tokens, if the teacher takes as many.
 
         Raises:
             ConfigError: no such teacher, or an option out of its range.

@@ -63,7 +63,7 @@ class TeacherConfig:
     name: str = "minilm"  # a preset, a local folder of an encoder, or a name on the hub
     pooling: str = ""  # mean | cls | last; empty = as its own files say
     prefix: str = ""  # in front of each sentence; empty = as its own files say
-    max_len: int = 128  # tokens that it reads
+    max_len: int = 128  # tokens that it reads at most
     batch_size: int = 64  # sentences at once; the vectors do not depend on it
 
     def validate(self) -> None:

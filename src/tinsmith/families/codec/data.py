@@ -77,10 +77,11 @@ class SentenceDataset(BatchDataset):
 
 
 def make_teacher(cfg: TeacherConfig, device: str = "auto") -> EmbeddingLoader:
-    """The teacher of a config."""
+    """The teacher of a config. Its vectors get length one, as the student's have: cosines are what counts."""
     return EmbeddingLoader(
         cfg.name,
         pooling=cfg.pooling or None,
+        normalize=True,
         prefix=cfg.prefix or None,
         device=device,
         batch_size=cfg.batch_size,

@@ -1,0 +1,69 @@
+"""Every bar, one after another, and one table of what holds at the end.
+
+    python benchmarks/run_all.py [--hour] [--runs runs/bench] [--output bars.json]
+
+Never two at once: they measure time. Those on real data are skipped without TINSMITH_DATA; ``--hour`` adds
+the hour of training. A benchmark that fails is a row of the table, and the next one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tinsmith.console import table
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--hour", action="store_true")
+    parser.add_argument("--runs", default="runs/bench", help="where the run folders go")
+    parser.add_argument("--output", help="a file for all results as JSON")
+    args = parser.parse_args()
+    results = [run("engine_overhead"), run("resume"), run("codec_overfit")]
+    if os.environ.get("TINSMITH_DATA"):
+        results.append(run("codec_quality", "--runs", args.runs))
+        trained = newest(args.runs, "quality-8min")
+        if trained is not None:
+            results += [run("codec_speed", str(trained)), run("codec_sts", str(trained))]
+        if args.hour:
+            hour = ["--minutes", "60", "--more-data", "--runs", args.runs, "preset=deep"]
+            results.append(run("codec_quality", *hour))
+    else:
+        print("skipped: the codec's quality, speed and STS; set TINSMITH_DATA to the folder of real data")
+    rows = [{"benchmark": result["benchmark"], **bar} for result in results for bar in result["bars"]]
+    print(f"\nall bars\n{table(rows)}")
+    if args.output:
+        Path(args.output).write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return 0 if all(row["ok"] == "yes" for row in rows) else 5
+
+
+def run(name: str, *words: str) -> dict[str, Any]:
+    """Run a benchmark, show what it prints, and return the JSON of its last line."""
+    command = [sys.executable, str(HERE / f"{name}.py"), *words]
+    print(f"\n$ python benchmarks/{name}.py {' '.join(words)}", flush=True)
+    out = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=False)
+    print(out.stdout, end="", flush=True)
+    try:
+        result: dict[str, Any] = json.loads(out.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        failed = {"bar": "runs at all", "measured": out.returncode, "required": "exit 0", "ok": "NO"}
+        return {"benchmark": name, "rows": [], "bars": [failed]}
+    return result
+
+
+def newest(root: str, name: str) -> Path | None:
+    """The last run folder of that name."""
+    found = sorted(path.parent for path in Path(root).glob(f"codec/*{name}*/run.json"))
+    return found[-1] if found else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

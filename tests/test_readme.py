@@ -1,0 +1,90 @@
+"""What the README and the families' pages tell a reader to type, runs: commands and Python."""
+
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tinsmith.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "src/tinsmith/families").glob("*/README.md"))]
+SENTENCES = [
+    "the red tin",
+    "a smith mends old pots",
+    "his house is good",
+    "iron cups and pots",
+    "her new house",
+]
+# A reader's run takes minutes; here each command is the same but for the size of its run.
+TINY = ["trainer.max_steps=2", "trainer.max_minutes=0", "model.dim=8", "model.dilations=[1]", "device=cpu"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if re.search(r"(^|\| )tinsmith ", line)]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages speak of, and a cache of its own."""
+    pytest.importorskip("transformers")
+    from text.tiny_teachers import save_model
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINSMITH_CACHE", str(tmp_path / "cache"))
+    save_model(tmp_path / "teacher", "bert")
+    rows = [{"text": f"{text} {other}"} for text in SENTENCES for other in SENTENCES]
+    (tmp_path / "sentences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES), "utf-8")
+    (tmp_path / "my.yaml").write_text("trainer:\n  epochs: 2\n", "utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_commands_run(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = commands(page)
+    assert lines
+    for line in lines:
+        words = shlex.split(line.rpartition("| ")[2], comments=True)[1:]
+        if words[0] == "train":
+            data = (
+                [] if any(word.startswith("data.path=") for word in words) else ["data.path=sentences.jsonl"]
+            )
+            words += [*TINY, *data, "teacher.name=teacher", "data.valid_share=0.2", "data.test_share=0.2"]
+        if words[0] == "eval" and "--require" in words:
+            words[words.index("--require") + 1] = "cosine>=-1"
+        if "| tinsmith" in line:
+            text = (here / "sentences.txt").read_bytes()
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        assert main(words) == 0, line
+
+
+def test_python_runs(here: Path) -> None:
+    first, second = blocks(ROOT / "README.md", "python")
+    exec(first, {})  # the README's own text
+    settings = [
+        "data.path=sentences.jsonl",
+        "teacher.name=teacher",
+        "data.valid_share=0.2",
+        "data.test_share=0.2",
+    ]
+    assert main(["train", "codec", *TINY, *settings]) == 0
+    exec(second, {})
+
+
+def test_tree_names_every_file() -> None:
+    """Each module stands in the README's tree by its name, or inside a folder that is told of as a whole."""
+    tree = (ROOT / "README.md").read_text("utf-8").partition("## The tree")[2]
+    whole = ("text", "report", "families", "nn")
+    for path in (ROOT / "src" / "tinsmith").rglob("*.py"):
+        parts = path.relative_to(ROOT / "src" / "tinsmith").parts
+        if parts[0] not in whole and not path.name.startswith("_"):
+            assert path.name in tree, path
