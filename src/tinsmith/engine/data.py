@@ -338,7 +338,9 @@ def as_batches(loader: Any, seed: int = 0) -> Batches:
         single = loader.batch_sampler is None
         shuffle = isinstance(loader.sampler, RandomSampler)
         if shuffle:
-            log.info("the trainer shuffles the samples itself, so that a resume is exact (same data, same batches)")
+            log.info(
+                "the trainer shuffles the samples itself, so that a resume is exact (same data, same batches)"
+            )
         return Loader(
             loader.dataset,
             1 if single else loader.batch_size or 1,
