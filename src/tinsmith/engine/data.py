@@ -233,7 +233,7 @@ class _FetchSamples:
 
     def _seeded(self, index: int, seed: int, epoch: int) -> Any:
         value = derive_seed(seed, epoch, index)
-        torch.random.default_generator.manual_seed(value)
+        torch.default_generator.manual_seed(value)
         random.seed(value)
         np.random.seed(value % 2**32)
         return self.dataset[index]
@@ -243,7 +243,7 @@ def _fingerprint() -> tuple[bytes, int, tuple[bytes, int]]:
     """Changes whenever one of the three global generators is drawn from."""
     legacy: Any = np.random.get_state(legacy=False)
     return (
-        torch.random.default_generator.get_state().numpy().tobytes(),
+        torch.default_generator.get_state().numpy().tobytes(),
         hash(random.getstate()),
         (legacy["state"]["key"].tobytes(), legacy["state"]["pos"]),
     )
@@ -282,11 +282,9 @@ class Replayed:
                 yield 1, batch
 
     def _start(self, epoch: int) -> None:
-        for part in (
-            self.loader,
-            getattr(self.loader, "sampler", None),
-            getattr(self.loader, "dataset", None),
-        ):
+        parts: list[Any] = [self.loader]
+        parts += [getattr(self.loader, name, None) for name in ("sampler", "dataset")]
+        for part in parts:
             generator = getattr(part, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(derive_seed(self.seed, epoch))
@@ -305,7 +303,8 @@ class _Apart:
     """Global generators of the loader's own, swapped in while it works."""
 
     def __init__(self, seed: int) -> None:
-        self.seed, self.state = seed, None
+        self.seed = seed
+        self.state: dict[str, Any] | None = None
 
     def __enter__(self) -> None:
         from tinsmith.engine.seed import get_rng_state, set_rng_state, set_seed
@@ -319,7 +318,7 @@ class _Apart:
     def __exit__(self, *exc: object) -> None:
         from tinsmith.engine.seed import get_rng_state, set_rng_state
 
-        self.state = get_rng_state()  # type: ignore[assignment]
+        self.state = get_rng_state()
         set_rng_state(self._outer)
 
 
@@ -374,7 +373,7 @@ def _is_standard(loader: DataLoader[Any]) -> bool:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on ``device``; dicts, lists, tuples and objects with ``.to`` are followed."""
+    """The batch with its tensors on ``device``: in dicts, lists and tuples, and objects with ``.to``."""
     if hasattr(batch, "to"):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):

@@ -13,7 +13,7 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[str]]:
-    """Call ``stop`` at the first Ctrl-C, SIGTERM or SIGUSR1 (what batch systems send); yield the names caught.
+    """Call ``stop`` at the first Ctrl-C, SIGTERM or SIGUSR1 (batch systems send it); yield the names caught.
 
     The second one does what it did before: it kills. Outside of the main thread nothing is changed, since
     Python hands signals to the main thread alone.

@@ -136,6 +136,6 @@ class Loop:
         lr = self.parts.optimizer.param_groups[0]["lr"]
         norm = "not measured" if self.grad_norm is None else f"{self.grad_norm.item():.3g}"
         return (
-            f"{what} at step {self.state.step} (lr {lr:.3g}, last gradient norm {norm}). The weights were not "
-            f"moved by it. Try a tenth of the learning rate, or a smaller grad_clip."
+            f"{what} at step {self.state.step} (lr {lr:.3g}, last gradient norm {norm}). The weights were "
+            f"not moved by it. Try a tenth of the learning rate, or a smaller grad_clip."
         )

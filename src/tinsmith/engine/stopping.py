@@ -64,6 +64,11 @@ class EarlyStopping:
         self.reason = self._why(value)
         return bool(self.reason)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the values so far end a run: one that is resumed has nothing left to do."""
+        return bool(self._recent) and bool(self._why(self._recent[-1]))
+
     def _improves(self, value: float) -> bool:
         if math.isnan(value):
             return False

@@ -62,7 +62,8 @@ class SupervisedTask(Task):
     def _weight(self, target: Any) -> Tensor | float:
         ignored = getattr(self.loss_fn, "ignore_index", None)
         if ignored is not None and isinstance(target, Tensor) and not target.is_floating_point():
-            return (target != ignored).sum()
+            counted: Tensor = (target != ignored).sum()
+            return counted
         return float(len(target)) if isinstance(target, Tensor) and target.ndim else 1.0
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:

@@ -44,7 +44,7 @@ class Trainer:
         model: a ``Task``, or any module; a module is trained on ``loss_fn`` (by default the one of
             ``task_type``) over batches as ``SupervisedTask`` describes them.
         optimizer: by default AdamW at 1e-3. Pass it built over the model's parameters.
-        scheduler: from ``get_scheduler`` (set at every step), or a torch scheduler (stepped after each epoch).
+        scheduler: from ``get_scheduler`` (set at every step), or torch's (stepped after each epoch).
         loss_fn, metrics, task_type: of a plain module; see ``get_loss_fn`` and ``get_metrics``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
         grad_clip: largest norm of the gradient; None or 0 for no clipping.
@@ -162,7 +162,7 @@ class Trainer:
         """
         batches = as_batches(train_loader, self.seed)
         val_batches = as_batches(val_loader, self.seed) if val_loader is not None else None
-        monitor, mode = self._monitor(metric_for_best, minimize_metric)
+        monitor, mode = self._monitor(metric_for_best, minimize_metric, val_batches)
         if isinstance(early_stopping, EarlyStopping):
             self.early_stopping = early_stopping
         elif early_stopping and self.early_stopping is None:
@@ -171,7 +171,8 @@ class Trainer:
             snapshot.load_newest(self, self.saver.root)
         with self._session(), stop_on_signals(self.stop) as caught:
             limit = self._plan(batches, val_batches, epochs)
-            self._run(batches, val_batches, limit, monitor, mode)
+            if self.early_stopping is None or not self.early_stopping.stopped:
+                self._run(batches, val_batches, limit, monitor, mode)
         if caught:
             saved = f" A checkpoint is in {self.saver.root}." if self.saver is not None else ""
             raise KeyboardInterrupt(f"{caught[0]} at step {self.state.step}.{saved}")
@@ -270,7 +271,9 @@ class Trainer:
             per_epoch = math.ceil(len(batches) / self.parts.accumulate)
             self.parts.schedule.bind(max(1, per_epoch), total_steps, budget)
 
-    def _monitor(self, name: str | None, minimize: bool) -> tuple[str, Mode]:
+    def _monitor(self, name: str | None, minimize: bool, val_batches: Batches | None) -> tuple[str, Mode]:
+        if val_batches is None:
+            return "loss", "min"  # all that is measured then
         if name is None:
             return self.task.monitor
         return name, "min" if minimize else "max"
@@ -290,9 +293,8 @@ class Trainer:
             due = step % self.eval_every == 0 if self.eval_every else loop.epoch_done
             if loop.epoch_done:
                 self._epoch_means = loop.means.end_epoch()
-            if due or at_end:
-                if self._evaluate(val_batches, monitor, mode):
-                    break
+            if (due or at_end) and self._evaluate(val_batches, monitor, mode):
+                break
             if loop.epoch_done and self.scheduler is not None and self.parts.schedule is None:
                 self._step_torch_scheduler()
             if self.stop_requested:
@@ -360,7 +362,10 @@ class Trainer:
             self.saver.remember_best(self)
         if self.parts.schedule is not None:
             self.parts.schedule.observe(value)
-        return self.early_stopping is not None and self.early_stopping(value)
+        if self.early_stopping is None or not self.early_stopping(value):
+            return False
+        log.info("stopped early at step %d: %s", state.step, self.early_stopping.reason)
+        return True
 
     def _watched(self, monitor: str) -> float | None:
         if not self.metrics:

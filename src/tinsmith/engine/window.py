@@ -1,4 +1,4 @@
-"""The means that are logged: over a window of steps, and over an epoch. Nothing is read until it is needed."""
+"""The means that are logged: over a window of steps, and over an epoch. Read only when needed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,67 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tinsmith.families.codec.config import ModelConfig
+from tinsmith.families.codec.model import CodecSpec, Encoder, FoldedEncoder
+
+SPEC = CodecSpec(vocab_size=30, z_dim=6, max_len=9, teacher="t", teacher_fingerprint="f")
+
+
+def encoder(conv: bool = True, trained: bool = True) -> Encoder:
+    torch.manual_seed(0)
+    model = Encoder(ModelConfig(conv=conv, dim=8, dilations=[1, 2]), SPEC)
+    if trained:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.tensor([5, 1, 3])
+    mask = torch.arange(5)[None] < lengths[:, None]
+    return torch.randint(30, (3, 5), generator=torch.Generator().manual_seed(1)), mask
+
+
+def test_starts_as_the_weighted_mean_of_the_given_table() -> None:
+    model, (tokens, mask) = encoder(trained=False), batch()
+    table, log_weight = torch.randn(30, 6), torch.randn(30)
+    model.start_from(table, log_weight)
+    out = model(tokens, mask)
+    for i, (row, keep) in enumerate(zip(tokens, mask, strict=True)):
+        w = log_weight[row[keep]].exp()
+        expected = (w[:, None] * table[row[keep]]).sum(0) / w.sum()
+        torch.testing.assert_close(out.z[i], expected)
+        torch.testing.assert_close(out.static[i], expected)
+
+
+@pytest.mark.parametrize("conv", [True, False])
+def test_the_folded_encoder_gives_what_the_trained_one_does(conv: bool) -> None:
+    model, (tokens, mask) = encoder(conv), batch()
+    out = model(tokens, mask)
+    folded = FoldedEncoder(model)
+    torch.testing.assert_close(folded(tokens, mask), F.normalize(out.z, dim=-1))
+    torch.testing.assert_close(folded.static_only()(tokens, mask), F.normalize(out.static, dim=-1))
+
+
+def test_what_lies_under_padding_changes_nothing() -> None:
+    model, (tokens, mask) = encoder(), batch()
+    other = torch.where(mask, tokens, (tokens + 7) % 30)
+    torch.testing.assert_close(model(tokens, mask).z, model(other, mask).z)
+    torch.testing.assert_close(FoldedEncoder(model)(tokens, mask), FoldedEncoder(model)(other, mask))
+
+
+def test_z_is_the_mean_of_the_tokens_terms() -> None:
+    out = encoder()(*batch())
+    mask = batch()[1][..., None]
+    torch.testing.assert_close(out.z, (out.tokens * mask).sum(1) / mask.sum(1))
+
+
+def test_only_the_rows_in_use_get_a_gradient() -> None:
+    model, (tokens, mask) = encoder(), batch()
+    model(tokens, mask).z.sum().backward()
+    gradient = model.table.weight.grad
+    assert gradient is not None
+    assert gradient.is_sparse
+    assert set(gradient.coalesce().indices()[0].tolist()) == set(tokens.unique().tolist())

@@ -1,0 +1,97 @@
+"""A run of each family that is small enough for a test: its settings, and the data they need in a folder."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from text.tiny_teachers import WORDS, save_model
+
+from tinsmith.compose import compose
+from tinsmith.engine.contract import Data, Family, Task
+from tinsmith.engine.seed import set_seed
+from tinsmith.engine.trainer import Trainer
+from tinsmith.families import load_family
+from tinsmith.run import build_trainer
+
+COMMON = ["device=cpu", "threads=1", "trainer.log_every=1", "logger.tensorboard=false"]
+
+
+def sentences(count: int) -> list[str]:
+    """Different sentences of the words that the tiny teachers know."""
+    return [f"{WORDS[i % 20]} {WORDS[i // 20 % 20]} {WORDS[(i + i // 7) % 20]} tin" for i in range(count)]
+
+
+def codec(folder: Path) -> list[str]:
+    """A tiny teacher and a few sentences of two domains."""
+    save_model(folder / "teacher", "bert")
+    rows = [{"text": text, "domain": "ab"[i % 2]} for i, text in enumerate(sentences(96))]
+    parts = {"path": rows[:64], "valid": rows[64:80], "test": rows[80:]}
+    words = [f"teacher.name={folder}/teacher", f"data.cache={folder}/cache"]
+    for key, part in parts.items():
+        file = folder / f"{key}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in part), "utf-8")
+        words.append(f"data.{key}={file}")
+    return [*words, "model.dim=8", "model.dilations=[1,2]", "trainer.batch_size=8", "trainer.max_steps=12"]
+
+
+def codec_first_loss(task: Any, batch: Any) -> float:
+    """At the start the student is the weighted mean of the teacher's vectors of single tokens."""
+    table, weight = task.model.table.weight, task.model.log_weight.weight.exp()
+    cosines, tokens = [], []
+    for row, keep, z, hidden in zip(batch["tokens"], batch["mask"], batch["z"], batch["hidden"], strict=True):
+        ids, states = row[keep], hidden[keep].float()
+        share = weight[ids] / weight[ids].sum()
+        cosines.append(torch.cosine_similarity((share * table[ids]).sum(0), z, dim=0))
+        tokens.append(torch.cosine_similarity(table[ids], states, dim=1))
+    start = 1 - torch.stack(cosines).mean()
+    w = task.weights
+    return float((w.cos + w.static) * start + w.token * (1 - torch.cat(tokens).mean()))
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """``settings(folder)`` makes the data; ``first_loss(task, batch)`` is the loss that theory expects of
+    the untrained model; ``inputs`` are what the predictor is asked; ``overfits`` names a metric and what it
+    must reach on eight samples."""
+
+    settings: Callable[[Path], list[str]]
+    first_loss: Callable[[Any, Any], float]
+    inputs: list[Any]
+    overfits: tuple[str, float]
+
+
+TINY = {"codec": Tiny(codec, codec_first_loss, sentences(5), ("cosine", 0.97))}
+
+
+@dataclass
+class Built:
+    """What a family makes of a tiny run."""
+
+    family: Family
+    cfg: Any
+    data: Data
+    task: Task
+
+    def trainer(self, checkpoint_dir: Path, **settings: Any) -> Trainer:
+        """A trainer of its own; ``settings`` override ``cfg.trainer``."""
+        for name, value in settings.items():
+            setattr(self.cfg.trainer, name, value)
+        trainer = build_trainer(self.cfg, self.task, checkpoint_dir)
+        trainer.show_progress = False
+        return trainer
+
+
+def build(name: str, folder: Path, *words: str) -> Built:
+    """Build a family's tiny run whose data are in ``folder`` (made there if they are not)."""
+    known = folder / "settings.json"
+    if not known.exists():
+        known.write_text(json.dumps(TINY[name].settings(folder)), "utf-8")
+    cfg = compose(name, [*json.loads(known.read_text("utf-8")), *COMMON, *words]).cfg
+    family = load_family(name)
+    torch.set_num_threads(1)
+    data = family.build_data(cfg)
+    set_seed(cfg.seed)
+    return Built(family, cfg, data, family.build_task(cfg, family.build_model(cfg, data.spec), data))
