@@ -74,11 +74,15 @@ def train(
         f"data.valid={folder}/mixed_valid.jsonl.gz",
         f"data.test={folder}/mixed_test.jsonl.gz",
     ]
-    words = [*files, f"trainer.max_minutes={minutes}", f"trainer.eval_every={250 if minutes <= 3 else 500}"]
+    words = [
+        *files,
+        f"name=quality-{minutes:g}min",
+        f"trainer.max_minutes={minutes}",
+        f"trainer.eval_every={250 if minutes <= 3 else 500}",
+    ]
     resolved = compose("codec", [*words, *settings])
-    path = runs.new_run(root, "codec", f"quality-{minutes:g}min")
-    runs.write_run_json(path, **runs.first_record(path, sys.argv, resolved.cfg.seed, resolved.cfg.device))
-    run.train("codec", resolved, path)
+    run.train("codec", resolved.cfg, lambda: runs.start_run(root, resolved, sys.argv))
+    path = max(Path(root).glob("codec/[0-9]*"))
     rows = []
     for row in read_metrics(path / "metrics.jsonl"):
         if row["split"] == "val":

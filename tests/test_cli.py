@@ -38,13 +38,14 @@ def tin(
 
 @pytest.fixture
 def fake_run(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the verbs hand to ``tinsmith.run``; ``raises`` is raised there."""
+    """What the verbs hand to ``tinsmith.run``, which makes a run's folder; ``raises`` is raised there."""
     calls: dict[str, Any] = {}
 
     def taking(verb: str) -> Callable[..., int]:
-        def take(*args: Any, **options: Any) -> int:
+        def take(*args: Any) -> int:
             calls[verb] = args
-            calls["options"] = options
+            if verb == "train":
+                calls["folder"] = args[2]()
             if "raises" in calls:
                 raise calls["raises"]
             return 0
@@ -200,25 +201,27 @@ def test_help_and_version(tin: Tin) -> None:
 def test_train_checks_makes_a_folder_and_hands_over(tin: Tin, fake_run: dict[str, Any]) -> None:
     words = ["train", "preset=fast", "--device", "cpu", "fake", "--quiet", "name=first", "trainer.epochs=4"]
     assert tin(*words)[0] == 0
-    family, resolved, folder = fake_run["train"]
-    assert (family, folder) == ("fake", Path("runs/fake/0001-first"))
-    assert (resolved.cfg.trainer.epochs, resolved.cfg.model.dim, resolved.cfg.device) == (4, 64, "cpu")
+    family, cfg, _, dry_run = fake_run["train"]
+    folder = fake_run["folder"]
+    assert (family, folder, dry_run) == ("fake", Path("runs/fake/0001-first"), False)
+    assert (cfg.trainer.epochs, cfg.model.dim, cfg.device) == (4, 64, "cpu")
+    assert "epochs: 4" in (folder / "config.yaml").read_text()
     record = read_run_json(folder)
     assert record["argv"] == ["tinsmith", *words]
     assert (record["id"], record["status"], record["seed"]) == ("fake/0001", "running", 42)
     assert tin("train", "fake", "--run-dir", "elsewhere")[0] == 0
-    assert fake_run["train"][2] == Path("elsewhere/fake/0001")
+    assert fake_run["folder"] == Path("elsewhere/fake/0001")
 
 
 def test_a_flag_may_stand_before_the_verb(tin: Tin, fake_run: dict[str, Any]) -> None:
     assert tin("--quiet", "train", "fake")[0] == 0
-    assert fake_run["train"][2] == Path("runs/fake/0001")
+    assert fake_run["folder"] == Path("runs/fake/0001")
 
 
 def test_a_dry_run_leaves_nothing(tin: Tin, fake_run: dict[str, Any]) -> None:
     assert tin("train", "fake", "--dry-run")[0] == 0
-    assert fake_run["options"] == {"dry_run": True}
-    assert not fake_run["train"][2].exists()
+    assert fake_run["train"][3] is True
+    assert not fake_run["folder"].exists()
     assert not Path("runs").exists()
 
 
@@ -234,18 +237,20 @@ def test_resume_eval_and_predict_hand_over(tin: Tin, fake_run: dict[str, Any]) -
     assert fake_run["resume"] == (folder, ["trainer.epochs=9", "device=cpu"])
     bars = ["--require", "cosine >= 0.9", "--require", "loss<2"]
     assert tin("eval", "1", *bars, "--json", "--split", "valid")[0] == 0
-    assert fake_run["evaluate"] == (folder, "valid", ["cosine>=0.9", "loss<2"], True)
+    assert fake_run["evaluate"] == (folder, "valid", ["cosine>=0.9", "loss<2"])
     Path("in.txt").write_text("x")
     assert tin("predict", "fake/last", "in.txt", "-o", "out.jsonl")[0] == 0
-    assert fake_run["predict"] == (folder, "in.txt", "out.jsonl", False)
+    assert fake_run["predict"] == (folder, "in.txt", "out.jsonl")
     assert tin("predict", "fake/last")[0] == 0
-    assert fake_run["predict"] == (folder, "-", "-", False)
+    assert fake_run["predict"] == (folder, "-", "-")
 
 
 def test_resume_refuses_a_wrong_setting_and_a_live_run(tin: Tin, fake_run: dict[str, Any]) -> None:
     folder = a_run()
     (folder / "config.yaml").write_text("trainer: {epochs: 3}\n")
     assert "Did you mean: trainer.epochs (int, now 3)?" in tin("resume", "last", "epochs=9")[2]
+    code, _, err = tin("resume", "last", "model.dim=64")
+    assert (code, "a resume cannot change model.dim (from 128 to 64)" in err) == (2, True)
     write_run_json(folder, status="running")
     code, _, err = tin("resume", "last")
     assert (code, f"is running (process {os.getpid()}): stop it first." in err) == (2, True)
@@ -275,6 +280,7 @@ def _cuda_oom() -> Exception:
         (OSError(errno.ENOSPC, "No space", "x"), 7, "error: the disk is full: x.", "failed"),
         (PermissionError(errno.EACCES, "no", "x"), 7, "error: permission denied: x.", "failed"),
         (KeyboardInterrupt(), 130, "stopped: interrupted.", "interrupted"),
+        (KeyboardInterrupt("SIGTERM at step 7."), 130, "stopped: SIGTERM at step 7.", "interrupted"),
         (
             ZeroDivisionError("oops"),
             1,

@@ -55,7 +55,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, TinsmithError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return _INTERRUPTED, "interrupted."
+        return _INTERRUPTED, str(error) or "interrupted."
     if _is_out_of_memory(error):
         return (
             7,

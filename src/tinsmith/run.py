@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinsmith import console, runs
-from tinsmith.compose import Resolved, compose
+from tinsmith.compose import compose
 from tinsmith.console import to_json
 from tinsmith.durable import replace_bytes
 from tinsmith.engine import checkpoint, snapshot
@@ -33,8 +35,6 @@ from tinsmith.overrides import parse_requirement
 
 log = logging.getLogger(__name__)
 
-_RESUMABLE = ("trainer.", "logger.", "threads", "device")  # what a resume may change
-
 
 @dataclass(slots=True)
 class Assembled:
@@ -48,44 +48,31 @@ class Assembled:
     trainer: Trainer
 
 
-def train(family: str, resolved: Resolved, run_dir: Path, dry_run: bool = False) -> int:
-    """Train a new run in ``run_dir``; returns the exit code."""
-    replace_bytes(run_dir / "config.yaml", resolved.to_yaml().encode())
-    with _log_file(run_dir):
-        run = _assemble(family, resolved.cfg, run_dir)
-        if dry_run:
-            return _dry_run(run)
-        return _train(run)
+def train(family: str, cfg: Any, make_folder: Callable[[], Path], dry_run: bool = False) -> int:
+    """Train a new run; returns the exit code.
+
+    ``make_folder`` is called once the data are there: a mistake in them leaves nothing behind.
+    """
+    with _log_file(make_folder) as open_folder:
+        run = _assemble(family, cfg, open_folder)
+        return _dry_run(run) if dry_run else _train(run)
 
 
 def resume(run_dir: Path, overrides: list[str]) -> int:
     """Go on with a run in its folder, from its newest whole checkpoint."""
     record = runs.read_run_json(run_dir)
     family = record["family"]
-    before = compose(family, [], run_dir / "config.yaml")
     resolved = compose(family, overrides, run_dir / "config.yaml")
-    _check_resumable(before, resolved)
     runs.write_run_json(run_dir, status="running", **runs.process_record())
-    with _log_file(run_dir):
-        run = _assemble(family, resolved.cfg, run_dir)
+    with _log_file(lambda: run_dir) as open_folder:
+        run = _assemble(family, resolved.cfg, open_folder)
         if not snapshot.load_newest(run.trainer, run_dir / "checkpoints"):
             console.say("no checkpoint yet: starting from the first step, in the same folder")
         replace_bytes(run_dir / "config.yaml", resolved.to_yaml().encode())
         return _train(run)
 
 
-def _check_resumable(before: Resolved, after: Resolved) -> None:
-    changed = [key for key, value in after.values.items() if before.values.get(key) != value]
-    for key in changed:
-        if not key.startswith(_RESUMABLE):
-            raise ConfigError(
-                f"a resume cannot change {key} (from {before.values.get(key)} to {after.values[key]}): "
-                "it would be another run. Allowed: trainer.*, logger.*, threads, device. "
-                f"A new run: tinsmith train {before.family} {key}={after.values[key]}"
-            )
-
-
-def evaluate(run_dir: Path, split: str, require: list[str], as_json: bool) -> int:
+def evaluate(run_dir: Path, split: str, require: list[str]) -> int:
     """Score a run's model and its baselines on a split; ``eval/<split>.json`` keeps the table."""
     family, cfg = _of_run(run_dir)
     start = time.monotonic()
@@ -97,7 +84,7 @@ def evaluate(run_dir: Path, split: str, require: list[str], as_json: bool) -> in
     return _check_required(rows[0], require)
 
 
-def predict(run_dir: Path, source: str, target: str, as_json: bool) -> int:
+def predict(run_dir: Path, source: str, target: str) -> int:
     """Answer each line of ``source`` (a text, or a JSON object) with a line of JSON."""
     family, cfg = _of_run(run_dir)
     _set_up(cfg)
@@ -122,10 +109,11 @@ def _set_up(cfg: RunConfig) -> None:
     set_seed(cfg.seed, cfg.trainer.deterministic)
 
 
-def _assemble(name: str, cfg: Any, folder: Path) -> Assembled:
+def _assemble(name: str, cfg: Any, open_folder: Callable[[], Path]) -> Assembled:
     _set_up(cfg)
     family = load_family(name)
     data = family.build_data(cfg)
+    folder = open_folder()
     set_seed(cfg.seed, cfg.trainer.deterministic)  # whatever building the data drew
     task = family.build_task(cfg, family.build_model(cfg, data.spec), data)
     return Assembled(family, cfg, folder, data, task, build_trainer(cfg, task, folder / "checkpoints"))
@@ -173,6 +161,7 @@ def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
 
 def _train(run: Assembled) -> int:
     _introduce(run)
+    console.say(f"run folder: {run.folder}")
     trainer, cfg = run.trainer, run.cfg
     name, mode = run.task.monitor
     loggers = _loggers(run)
@@ -207,7 +196,6 @@ def _introduce(run: Assembled) -> None:
         + ", ".join(f"{count:,} {split}" for split, count in sizes.items())
         + f"; {run.trainer.device}, {precision}, {torch.get_num_threads()} threads"
     )
-    console.say(f"run folder: {run.folder}")
     runs.write_run_json(run.folder, parameters=info["parameters"], sizes=sizes, precision=precision)
 
 
@@ -334,14 +322,26 @@ def _peak_memory_mb() -> float:
 
 
 @contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
-    """The library's log also goes to ``log.txt``."""
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+def _log_file(make_folder: Callable[[], Path]) -> Iterator[Callable[[], Path]]:
+    """Keep the library's log until the yielded function makes the folder; then write its ``log.txt``."""
+    kept = MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
     logger = logging.getLogger("tinsmith")
-    logger.addHandler(handler)
+    logger.addHandler(kept)
+
+    def open_folder() -> Path:
+        folder = make_folder()
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        kept.setTarget(file)
+        kept.capacity = 1  # from now on each record is written at once
+        kept.flush()
+        return folder
+
     try:
-        yield
+        yield open_folder
     finally:
-        logger.removeHandler(handler)
-        handler.close()
+        logger.removeHandler(kept)
+        target = kept.target
+        kept.close()
+        if target is not None:
+            target.close()

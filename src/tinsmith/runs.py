@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tinsmith._version import __version__
+from tinsmith.compose import Resolved
 from tinsmith.console import to_json
 from tinsmith.durable import replace_bytes
 from tinsmith.errors import ConfigError, DataError, did_you_mean
 
 _FOLDER = re.compile(r"(\d{4,})(?:-(.+))?")
+_RESUMABLE = ("trainer.", "logger.", "threads", "device")  # what a resume may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,15 @@ def _link_last(parent: Path) -> None:
             (parent / "last").unlink()
 
 
+def start_run(root: str | Path, resolved: Resolved, argv: list[str]) -> Path:
+    """Create the folder of a new run, with its record and its settings."""
+    cfg = resolved.cfg
+    folder = new_run(root, resolved.family, cfg.name)
+    write_run_json(folder, **first_record(folder, argv, cfg.seed, cfg.device))
+    replace_bytes(folder / "config.yaml", resolved.to_yaml().encode())
+    return folder
+
+
 def first_record(folder: Path, argv: list[str], seed: int, device: str) -> dict[str, Any]:
     """The fields of ``run.json`` that are known when a run starts."""
     run = Run(folder, {})
@@ -101,6 +112,18 @@ def first_record(folder: Path, argv: list[str], seed: int, device: str) -> dict[
         "device": device,
         "started": now(),
     }
+
+
+def check_resumable(before: Resolved, after: Resolved) -> None:
+    """Raise ``ConfigError`` if the settings ``after`` make another run of the one ``before``."""
+    changed = [key for key, value in after.values.items() if before.values.get(key) != value]
+    for key in changed:
+        if not key.startswith(_RESUMABLE):
+            raise ConfigError(
+                f"a resume cannot change {key} (from {before.values.get(key)} to {after.values[key]}): "
+                "it would be another run. Allowed: trainer.*, logger.*, threads, device. "
+                f"A new run: tinsmith train {before.family} {key}={after.values[key]}"
+            )
 
 
 def process_record() -> dict[str, Any]:

@@ -22,23 +22,26 @@ class Session:
 def train(args: argparse.Namespace, session: Session) -> int:
     """``tinsmith train FAMILY [group=choice] [key=value]``."""
     from tinsmith.compose import compose
-    from tinsmith.runs import first_record, new_run, write_run_json
+    from tinsmith.runs import start_run
 
     family, overrides = _family(args)
     resolved = compose(family, [*overrides, *_device(args)], args.config)
     from tinsmith import run
 
     with tempfile.TemporaryDirectory() if args.dry_run else nullcontext(args.run_dir) as root:
-        folder = new_run(root, family, resolved.cfg.name)
-        session.run_dir = None if args.dry_run else folder
-        write_run_json(folder, **first_record(folder, args.argv, resolved.cfg.seed, resolved.cfg.device))
-        return run.train(family, resolved, folder, dry_run=args.dry_run)
+
+        def make_folder() -> Path:
+            folder = start_run(root, resolved, args.argv)
+            session.run_dir = None if args.dry_run else folder
+            return folder
+
+        return run.train(family, resolved.cfg, make_folder, args.dry_run)
 
 
 def resume(args: argparse.Namespace, session: Session) -> int:
     """``tinsmith resume RUN [key=value]``."""
     from tinsmith.compose import compose
-    from tinsmith.runs import open_run
+    from tinsmith.runs import check_resumable, open_run
 
     folder = _run_folder(args, "resume")
     overrides = [*args.words[1:], *_device(args)]
@@ -47,7 +50,8 @@ def resume(args: argparse.Namespace, session: Session) -> int:
         raise ConfigError(f"{folder} is running (process {started.record.get('pid')}): stop it first.")
     if (folder / "config.yaml").is_file():  # a wrong setting is answered before torch is imported
         family = started.record.get("family", folder.parent.name)
-        compose(family, overrides, folder / "config.yaml")
+        before = compose(family, [], folder / "config.yaml")
+        check_resumable(before, compose(family, overrides, folder / "config.yaml"))
     from tinsmith import run
 
     session.run_dir = folder
@@ -63,7 +67,7 @@ def evaluate(args: argparse.Namespace, session: Session) -> int:
     folder = _run_folder(args, "eval")
     from tinsmith import run
 
-    return run.evaluate(folder, args.split, require, args.json)
+    return run.evaluate(folder, args.split, require)
 
 
 def predict(args: argparse.Namespace, session: Session) -> int:
@@ -78,7 +82,7 @@ def predict(args: argparse.Namespace, session: Session) -> int:
         console.warn("reading lines from the terminal; Ctrl-D ends them")
     from tinsmith import run
 
-    return run.predict(folder, source, args.output, args.json)
+    return run.predict(folder, source, args.output)
 
 
 def report(args: argparse.Namespace, session: Session) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tinsmith.engine.config import check, check_choice
 from tinsmith.engine.losses import align
-from tinsmith.errors import DataError, missing_extra
+from tinsmith.errors import DataError
 
 _NAN = float("nan")
 
@@ -51,21 +51,12 @@ def get_metrics(task: str, num_classes: int | None = None, k: int = 10) -> Metri
 
     Raises:
         ConfigError: unknown task.
-        MissingExtraError: torchmetrics is not installed (regression does without).
     """
     check_choice("task", task, ("regression", "classification", "edge_prediction"))
     check(k >= 1, "k", k, "1 or more")
     if task == "regression":
         return RegressionMetrics()
     return ClassificationMetrics(num_classes) if task == "classification" else EdgeMetrics(k)
-
-
-def _torchmetrics() -> Any:
-    try:
-        from torchmetrics import functional
-    except ImportError as error:
-        raise missing_extra("f1, roc_auc and ap", "metrics") from error
-    return functional
 
 
 class RegressionMetrics(MetricSet):
@@ -112,7 +103,9 @@ class ClassificationMetrics(MetricSet):
 
     def __init__(self, num_classes: int | None = None) -> None:
         self.num_classes = num_classes
-        self._functional = _torchmetrics()
+        from torchmetrics import functional  # half a second that a regression does not pay
+
+        self._functional = functional
         self.reset()
 
     def reset(self) -> None:
@@ -181,7 +174,9 @@ class EdgeMetrics(MetricSet):
 
     def __init__(self, k: int = 10) -> None:
         self.k = k
-        self._functional = _torchmetrics()
+        from torchmetrics import functional  # half a second that a regression does not pay
+
+        self._functional = functional
         self.reset()
 
     def reset(self) -> None:

@@ -114,7 +114,7 @@ def _wrong(value: Any, kind: type) -> str | None:
     if not isinstance(value, str):
         return None
     if not value.strip():
-        return "is empty; give it a text or leave the record out (data.on_bad=skip)"
+        return "is empty; give it a text or leave the record out (data.on_bad_record=skip)"
     if "\0" in value:
         return "has a NUL character; is the file really text?"
     if not value.isascii():

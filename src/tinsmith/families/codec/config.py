@@ -37,7 +37,7 @@ class DataConfig:
     path: str = ""  # jsonl, csv, tsv, json or txt, also .gz; empty = the embedded corpus
     valid: str = ""  # file of the validation split; empty = split off from path
     test: str = ""  # file of the test split
-    columns: dict[str, str] = field(default_factory=dict)  # text, domain, group -> names in the file
+    columns: dict[str, str] = field(default_factory=dict)  # text, domain, group, teacher -> names in the file
     on_bad_record: str = "error"  # error | skip (and count)
     valid_share: float = 0.05  # of the groups, where no file is given
     test_share: float = 0.05  # of the groups, where no file is given

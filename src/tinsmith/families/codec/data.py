@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from tinsmith.engine.contract import Data
 from tinsmith.engine.data import BatchDataset, Loader
 from tinsmith.errors import DataError
 from tinsmith.families.codec.config import CodecConfig, TeacherConfig
+from tinsmith.families.codec.given import given_store
 from tinsmith.families.codec.model import CodecSpec
 from tinsmith.text.corpora import Corpus, Shares, load_corpus
 from tinsmith.text.store import VectorStore, build_store, cached_token_table, default_cache
@@ -36,6 +38,7 @@ class SentenceDataset(BatchDataset):
         domain: index of each sentence's domain [N].
         hidden: whether batches hold the teacher's hidden state of each token too.
         before: how many special tokens the teacher puts in front of a sentence.
+        rows: the row in the store of each sentence [N], where its order is another.
     """
 
     def __init__(
@@ -45,14 +48,20 @@ class SentenceDataset(BatchDataset):
         domain: Tensor,
         hidden: bool = False,
         before: int = 0,
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.lengths = torch.tensor([len(row) for row in ids])
         self._ids = np.fromiter((i for row in ids for i in row), np.int32, int(self.lengths.sum()))
         self._offsets = np.concatenate([[0], self.lengths.numpy().cumsum()])
         self.store, self.domain, self.hidden, self.before = store, domain, hidden, before
+        self._rows = np.arange(len(ids)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def targets(self, indices: NDArray[np.int64]) -> Tensor:
+        """The teacher's vectors of sentences, at length one: [B, Z] float32."""
+        return F.normalize(torch.from_numpy(np.asarray(self.store.vectors[self._rows[indices]], np.float32)))
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """``tokens``, ``mask`` [B, L]; ``z`` [B, Z]; ``domain`` [B]; perhaps ``hidden`` [B, L, H]."""
@@ -64,7 +73,7 @@ class SentenceDataset(BatchDataset):
         batch = {
             "tokens": torch.from_numpy(np.where(mask, self._ids[where], 0).astype(np.int64)),
             "mask": torch.from_numpy(mask),
-            "z": torch.from_numpy(np.asarray(self.store.vectors[rows], np.float32)),
+            "z": self.targets(rows),
             "domain": self.domain[indices],
         }
         if self.hidden:
@@ -142,7 +151,7 @@ def _corpus(cfg: CodecConfig) -> Corpus:
         data.path or None,
         data.valid or None,
         data.test or None,
-        columns=data.columns or None,
+        columns={field: name for field, name in data.columns.items() if field != "teacher"},
         on_bad=data.on_bad_record,  # type: ignore[arg-type]
         shares=Shares(data.valid_share, data.test_share, cfg.seed),
         cache_dir=_cache(cfg) / "corpora",
@@ -185,10 +194,13 @@ def _dataset(
 ) -> tuple[list[list[int]], SentenceDataset]:
     texts = [row["text"] for row in rows]
     ids = [row or [tokenizer.unk_id] for row in tokenizer.encode_batch(texts, cfg.data.max_len)]
-    tokens = hidden and split == "train"
-    store = build_store(cache / "vectors", texts, teacher, _progress(split), tokens)
     number = {name: i for i, name in enumerate(domains)}
     domain = torch.tensor([number.get(row["domain"], -1) for row in rows])
+    given = given_store(cfg, split, teacher, cache)
+    if given is not None:
+        return ids, SentenceDataset(ids, given, domain, rows=given.rows_of(texts))
+    tokens = hidden and split == "train"
+    store = build_store(cache / "vectors", texts, teacher, _progress(split), tokens)
     return ids, SentenceDataset(ids, store, domain, tokens, len(teacher.special_ids[0]) if tokens else 0)
 
 

@@ -39,7 +39,7 @@ def table(predictor: Codec, data: Data, split: str) -> list[dict[str, Any]]:
         raise DataError(f"there is no {split} split: set data.{split} to a file of sentences")
     _check_teacher(predictor.spec, data.spec)
     texts = [row["text"] for row in getattr(data.artifacts["corpus"], split)]
-    teacher = torch.from_numpy(np.array(loader.dataset.store.vectors, np.float32))
+    teacher = _vectors(loader.dataset, len(loader.dataset))
     start, start_train = _average(data, loader.dataset), _average(data, data.train.dataset, _FITTED)
     linear = measure.fit_linear(start_train, _vectors(data.train.dataset, len(start_train)))
     mean = F.normalize(_vectors(data.train.dataset, _FITTED).mean(0), dim=0).expand_as(teacher)
@@ -76,7 +76,7 @@ def _check_teacher(trained: CodecSpec, here: CodecSpec) -> None:
 
 
 def _vectors(dataset: SentenceDataset, limit: int) -> Tensor:
-    return torch.from_numpy(np.array(dataset.store.vectors[:limit], np.float32))
+    return dataset.targets(np.arange(min(limit, len(dataset))))
 
 
 def _average(data: Data, dataset: SentenceDataset, limit: int | None = None) -> Tensor:
