@@ -105,7 +105,7 @@ class ClassificationMetrics(MetricSet):
         self.num_classes = num_classes
         from torchmetrics import functional  # half a second that a regression does not pay
 
-        self._functional = functional
+        self._functional: Any = functional
         self.reset()
 
     def reset(self) -> None:
@@ -176,7 +176,7 @@ class EdgeMetrics(MetricSet):
         self.k = k
         from torchmetrics import functional  # half a second that a regression does not pay
 
-        self._functional = functional
+        self._functional: Any = functional
         self.reset()
 
     def reset(self) -> None:
