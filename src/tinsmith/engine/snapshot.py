@@ -185,9 +185,9 @@ def _load_exchange(path: Path) -> tuple[Parts, dict[str, Any]]:
     except FileNotFoundError as error:
         raise DataError(f"no checkpoint at {path}.") from error
     except Exception as error:
-        size = path.stat().st_size
+        size, why = path.stat().st_size, str(error).partition("\n")[0]
         raise DataError(
-            f"{path} ({size} bytes) is not a checkpoint that this trainer saved, or it is damaged: {error}"
+            f"{path} ({size} bytes) is not a checkpoint that this trainer saved, or it is damaged: {why}"
         ) from error
 
 

@@ -144,7 +144,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch's own, which weights_only refuses
     }
 
 
