@@ -169,13 +169,25 @@ def test_the_logged_loss_is_the_mean_over_rows() -> None:
 def test_evaluation_leaves_no_trace() -> None:
     def train(validate: bool) -> dict[str, Tensor]:
         torch.manual_seed(3)
-        trainer = make(model=net(dropout=0.5), eval_every=1 if validate else 0)
+        trainer = make(model=Sampling(), eval_every=1 if validate else 0)
         noisy = DataLoader(Noisy(), batch_size=4)
         trainer.fit(Loader(data(), 6, shuffle=True), noisy if validate else None, epochs=2)
         assert trainer.model.training
         return weights(trainer)
 
     assert same(train(True), train(False))
+
+
+class Sampling(nn.Module):
+    """Draws while it trains, and while it is evaluated too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net(dropout=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x + 0.1 * torch.randn_like(x))
+        return out
 
 
 class Noisy(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
