@@ -163,6 +163,14 @@ def test_predict_answers_every_line(tin: Tin, settings: list[str]) -> None:
     assert not Path("never.jsonl").exists()
 
 
+def test_the_next_commands_are_those_that_the_reader_can_type(
+    tin: Tin, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [".venv/bin/tinsmith", "train"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "\n  .venv/bin/tinsmith eval runs/codec/0001\n" in tin("train", "codec", *settings)[1]
+
+
 def test_a_dry_run_leaves_nothing(tin: Tin, settings: list[str]) -> None:
     code, out, _ = tin("train", "codec", *settings, "--dry-run")
     assert code == 0

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
@@ -43,6 +44,12 @@ def say(text: str = "") -> None:
 def result(text: str, data: Any) -> None:
     """Write what the user asked for: ``data`` as one JSON line with ``--json``, else ``text``."""
     _write(sys.stdout, to_json(data) if _state["json"] else text)
+
+
+def program() -> str:
+    """How a reader calls this command: by its name where the shell finds it, else as it was called now."""
+    called = sys.argv[0]
+    return called if os.path.basename(called) == "tinsmith" and not shutil.which("tinsmith") else "tinsmith"
 
 
 def warn(text: str) -> None:

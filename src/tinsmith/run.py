@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -243,9 +244,9 @@ def _finish(run: Assembled) -> int:
         console.say(f"\n{example['title']}")
         console.say(console.table(_as_rows(example)))
     console.say("\nNext:")
-    for verb in ("eval", "predict", "report"):
-        console.say(f"  tinsmith {verb} {folder}" + (" sentences.txt" if verb == "predict" else ""))
-    console.say(f"  tinsmith resume {folder} {_more(run.cfg)}")
+    for words in (f"eval {folder}", f"predict {folder} lines.txt", f"report {folder}"):
+        console.say(f"  {console.program()} {words}")
+    console.say(f"  {console.program()} resume {folder} {_more(run.cfg)}")
     return 0
 
 
@@ -261,7 +262,8 @@ def _more(cfg: Any) -> str:
 def _as_rows(example: dict[str, Any]) -> list[dict[str, Any]]:
     """An example's rows for ``console.table``, whose columns need names of their own."""
     names = [name + " " * example["columns"][:i].count(name) for i, name in enumerate(example["columns"])]
-    return [dict(zip(names, row, strict=True)) for row in example["rows"]]
+    rows = [[shorten(x, 64) if isinstance(x, str) else x for x in row] for row in example["rows"]]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _load_best(run: Assembled) -> None:
