@@ -11,7 +11,7 @@ import pytest
 
 from tinsmith.cli import main
 from tinsmith.engine.loggers import read_metrics
-from tinsmith.engine.trainer import Trainer
+from tinsmith.engine.reporting import Reporter
 
 pytest.importorskip("transformers")
 
@@ -83,15 +83,15 @@ def test_resume_with_a_larger_budget_equals_the_run_that_had_it(tin: Tin, settin
 
 
 def test_a_signal_ends_a_run_with_a_checkpoint(tin: Tin, settings: list[str], monkeypatch: Any) -> None:
-    log_step = Trainer._log_step
+    note_step = Reporter.step
 
-    def at_step_seven(trainer: Trainer) -> None:
-        log_step(trainer)
-        if trainer.state.step == 7:
+    def at_step_seven(reporter: Reporter, loop: Any) -> None:
+        note_step(reporter, loop)
+        if loop.state.step == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log_step", at_step_seven)
+        patch.setattr(Reporter, "step", at_step_seven)
         code, _, err = tin("train", "codec", *settings)
     assert code == 130
     assert "stopped: SIGTERM at step 7. A checkpoint is in runs/codec/0001/checkpoints." in err

@@ -80,7 +80,7 @@ class Built:
         for name, value in settings.items():
             setattr(self.cfg.trainer, name, value)
         trainer = build_trainer(self.cfg, self.task, checkpoint_dir)
-        trainer.show_progress = False
+        trainer.reporter.show = False
         return trainer
 
 

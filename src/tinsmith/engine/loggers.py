@@ -221,6 +221,11 @@ class SafeHook:
         if not self.dropped:
             self._attempt(lambda: self.hook(metrics, step, prefix))
 
+    def sync(self) -> None:
+        """Have the hook force to the disk what it wrote, if it has a ``sync``."""
+        if not self.dropped:
+            self._attempt(getattr(self.hook, "sync", lambda: None))
+
     def close(self) -> None:
         """Close the hook, if it has a ``close``. Also after a failure: what it wrote is worth keeping."""
         self._attempt(getattr(self.hook, "close", lambda: None))

@@ -40,6 +40,10 @@ class Parts:
         """All parameters that the optimiser moves."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    def lr(self) -> float:
+        """The learning rate of the first group of parameters."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
 
 class Loop:
     """Takes optimiser steps over epochs of batches, from wherever ``state`` stands.
@@ -133,7 +137,7 @@ class Loop:
         state.step += 1
 
     def _diverged(self, what: str) -> str:
-        lr = self.parts.optimizer.param_groups[0]["lr"]
+        lr = self.parts.lr()
         norm = "not measured" if self.grad_norm is None else f"{self.grad_norm.item():.3g}"
         return (
             f"{what} at step {self.state.step} (lr {lr:.3g}, last gradient norm {norm}). The weights were "

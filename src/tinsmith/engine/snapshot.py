@@ -227,6 +227,7 @@ class Saver:
     def save(self, trainer: Trainer) -> None:
         """Write the best weights that wait, then the state as it is now; delete what is old."""
         state = trainer.state
+        trainer.reporter.sync()
         best_here = state.best_metric if state.best_step == state.step else None
         if self._best is not None and self._best[0] != state.step:
             step, parts, values = self._best

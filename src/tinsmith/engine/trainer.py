@@ -19,10 +19,9 @@ from tinsmith.engine.data import Batches, as_batches, to_device
 from tinsmith.engine.device import autocast, get_device, resolve_precision
 from tinsmith.engine.ema import EMA
 from tinsmith.engine.interrupt import stop_on_signals
-from tinsmith.engine.loggers import SafeHook
 from tinsmith.engine.loop import Loop, Parts
 from tinsmith.engine.optim import get_optimizer
-from tinsmith.engine.progress import Progress
+from tinsmith.engine.reporting import Hook, Reporter
 from tinsmith.engine.schedules import Schedule
 from tinsmith.engine.seed import deterministic_algorithms, preserve_rng
 from tinsmith.engine.snapshot import Saver
@@ -33,8 +32,6 @@ from tinsmith.engine.window import Means
 from tinsmith.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-Hook = Callable[[dict[str, Any], int, str], None]
 
 
 class Trainer:
@@ -114,19 +111,15 @@ class Trainer:
             grad_clip or None,
             accumulate,
         )
-        self.log_every, self.seed, self.deterministic = log_every, seed, deterministic
+        self.seed, self.deterministic = seed, deterministic
         self.max_steps, self.max_minutes, self.eval_every = max_steps, max_minutes, eval_every
-        self.show_progress = progress
+        self.reporter = Reporter(log_every, progress)
         self.state = State()
         self.loop = Loop(self.parts, self.state, Means())
         self.early_stopping: EarlyStopping | None = None
         self.metrics: dict[str, float] = {}
         self.saver = Saver(Path(checkpoint_dir), save_seconds, keep_checkpoints) if checkpoint_dir else None
         self.stop_requested = False
-        self._hooks: list[SafeHook] = []
-        self._progress: Progress | None = None
-        self._mark = (0.0, 0)  # time and samples at the last log line
-        self._last_logged: dict[str, Any] = {}
         self._epoch_means: dict[str, float] = {}
 
     # ---- what a user calls --------------------------------------------------------------------------
@@ -184,7 +177,7 @@ class Trainer:
         self._bind(batches, 0)
         with deterministic_algorithms(self.deterministic):
             for _ in self.loop.steps(batches, self.state.epoch + 1):
-                self._log_step()
+                self.reporter.step(self.loop)
         return self.loop.means.end_epoch()
 
     def eval_epoch(self, loader: Any) -> dict[str, float]:
@@ -223,7 +216,7 @@ class Trainer:
 
         A hook that raises is reported once and dropped; it never stops the training.
         """
-        self._hooks.append(SafeHook(fn))
+        self.reporter.add_hook(fn)
 
     def stop(self) -> None:
         """End ``fit`` after the step under way, with a checkpoint. For signal handlers and hooks."""
@@ -262,8 +255,7 @@ class Trainer:
         self._bind(batches, state.max_steps, budget=limit is None)
         if state.step == 0 and not self.max_minutes:
             budget.rehearse(self, batches)
-        if self.show_progress:
-            self._progress = Progress(state.max_steps, start_step=state.step)
+        self.reporter.start(state.max_steps, state.step)
         return limit
 
     def _bind(self, batches: Batches, total_steps: int, budget: bool = False) -> None:
@@ -287,7 +279,7 @@ class Trainer:
         start = time.monotonic() - state.seconds
         state.finished = False
         for step in loop.steps(batches, limit):
-            self._log_step()
+            self.reporter.step(loop)
             state.seconds = time.monotonic() - start
             at_end = bool(state.max_steps) and step >= state.max_steps
             due = step % self.eval_every == 0 if self.eval_every else loop.epoch_done
@@ -306,36 +298,6 @@ class Trainer:
         if self.saver is not None:
             self.saver.save(self)
 
-    def _log_step(self) -> None:
-        step = self.state.step
-        due = step % self.log_every == 0
-        progress = self._progress
-        if not due and (progress is None or not progress.tick(step)):
-            return
-        if not due:
-            assert progress is not None
-            progress.show(step, self._last_logged)
-            return
-        record = self._record()
-        for hook in self._hooks:
-            hook(record, step, "train")
-        self._last_logged = record
-        if progress is not None:
-            progress.show(step, record)
-
-    def _record(self) -> dict[str, Any]:
-        now, before = time.monotonic(), self._mark
-        self._mark = (now, self.state.samples)
-        record: dict[str, Any] = {"epoch": self.state.epoch, **self.loop.means.log(), "lr": self._lr()}
-        if self.loop.grad_norm is not None:
-            record["grad_norm"] = float(self.loop.grad_norm)
-        if before[0] and now > before[0]:
-            record["samples_per_sec"] = (self._mark[1] - before[1]) / (now - before[0])
-        return record
-
-    def _lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
-
     def _evaluate(self, val_batches: Batches | None, monitor: str, mode: Mode) -> bool:
         """Evaluate, note the history and the best; True if training should stop early."""
         state = self.state
@@ -343,15 +305,13 @@ class Trainer:
             "epoch": state.epoch,
             "step": state.step,
             "seconds": state.seconds,
-            "lr": self._lr(),
+            "lr": self.parts.lr(),
         }
-        row["train_loss"] = self._epoch_means.get("loss", self._last_logged.get("loss"))
+        row["train_loss"] = self._epoch_means.get("loss", self.reporter.last.get("loss"))
         if val_batches is not None:
             self.metrics = self.eval_epoch(val_batches)
             row |= {f"val_{name}": value for name, value in self.metrics.items()}
-            for hook in self._hooks:
-                hook({"epoch": state.epoch, **self.metrics}, state.step, "val")
-            self._show_validation()
+            self.reporter.evaluation(self.loop, self.metrics)
         else:
             self.metrics = {"loss": float(row["train_loss"])} if row["train_loss"] is not None else {}
         state.note_history(row)
@@ -376,11 +336,6 @@ class Trainer:
             )
         return self.metrics[monitor]
 
-    def _show_validation(self) -> None:
-        if self._progress is not None:
-            shown = " ".join(f"{name} {value:.4f}" for name, value in list(self.metrics.items())[:6])
-            self._progress.line(f"  validation at step {self.state.step}: {shown}")
-
     def _step_torch_scheduler(self) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             value = self.metrics.get("loss", self._epoch_means.get("loss"))
@@ -392,17 +347,14 @@ class Trainer:
 
     @contextmanager
     def _session(self) -> Iterator[None]:
-        """Progress on, counters fresh, deterministic algorithms; whatever happens the bar is closed."""
+        """Deterministic algorithms; whatever happens the progress line is taken away."""
         self.stop_requested = False
-        self._mark = (0.0, 0)
         self.task.train()
         try:
             with deterministic_algorithms(self.deterministic):
                 yield
         finally:
-            if self._progress is not None:
-                self._progress.close()
-                self._progress = None
+            self.reporter.close()
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
