@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -12,27 +11,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 
-from tinsmith import console, runs
+from tinsmith import console, results, runs
 from tinsmith.compose import compose
 from tinsmith.console import to_json
 from tinsmith.durable import replace_bytes
 from tinsmith.engine import checkpoint, snapshot
 from tinsmith.engine.config import RunConfig
-from tinsmith.engine.contract import Data, Family, Predictor, Task
+from tinsmith.engine.contract import Data, Family, Task
 from tinsmith.engine.device import get_device, log_model_info
 from tinsmith.engine.loggers import JsonlLogger, TensorBoardLogger
 from tinsmith.engine.optim import get_optimizer
 from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
-from tinsmith.errors import CheckError, ConfigError
 from tinsmith.families import load_family
-from tinsmith.overrides import parse_requirement
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +76,9 @@ def evaluate(run_dir: Path, split: str, require: list[str]) -> int:
     _set_up(cfg)
     predictor = load_family(family).predictor.load(run_dir, get_device(cfg.device))
     data = load_family(family).build_data(cfg)
-    rows = _write_table(load_family(family), predictor, data, run_dir, split, start)
+    rows = results.write_table(load_family(family), predictor, data, run_dir, split, start)
     console.result(console.table(rows), {"split": split, "rows": rows})
-    return _check_required(rows[0], require)
+    return results.check_required(rows[0], require)
 
 
 def predict(run_dir: Path, source: str, target: str) -> int:
@@ -233,37 +229,16 @@ def _finish(run: Assembled) -> int:
     run.family.save_model(run.cfg, run.task, run.data, folder / "model")
     predictor = run.family.predictor.load(folder, run.trainer.device)
     split = "test" if run.data.test is not None else "valid"
-    rows = _write_table(run.family, predictor, run.data, folder, split, time.monotonic())
+    rows = results.write_table(run.family, predictor, run.data, folder, split, time.monotonic())
     shown = run.family.examples(predictor, run.data)
     replace_bytes(folder / "examples.json", to_json(shown).encode())
     runs.write_run_json(folder, status="done", ended=runs.now())
     state = run.trainer.state
     console.say(f"\n{split} split, {state.step:,} steps in {state.seconds:.0f} s:")
     console.result(console.table(rows), {"run": str(folder), "split": split, "rows": rows})
-    for example in shown:
-        console.say(f"\n{example['title']}")
-        console.say(console.table(_as_rows(example)))
-    console.say("\nNext:")
-    for words in (f"eval {folder}", f"predict {folder} lines.txt", f"report {folder}"):
-        console.say(f"  {console.program()} {words}")
-    console.say(f"  {console.program()} resume {folder} {_more(run.cfg)}")
+    results.show_examples(shown)
+    results.show_next(folder, run.cfg)
     return 0
-
-
-def _more(cfg: Any) -> str:
-    """The setting that doubles a run's budget."""
-    t = cfg.trainer
-    for name in ("max_minutes", "max_steps", "epochs"):
-        if getattr(t, name):
-            return f"trainer.{name}={2 * getattr(t, name):g}"
-    raise AssertionError("a run has a budget")
-
-
-def _as_rows(example: dict[str, Any]) -> list[dict[str, Any]]:
-    """An example's rows for ``console.table``, whose columns need names of their own."""
-    names = [name + " " * example["columns"][:i].count(name) for i, name in enumerate(example["columns"])]
-    rows = [[shorten(x, 64) if isinstance(x, str) else x for x in row] for row in example["rows"]]
-    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _load_best(run: Assembled) -> None:
@@ -274,31 +249,6 @@ def _load_best(run: Assembled) -> None:
     parts, _ = checkpoint.read_checkpoint(best)
     weights = {**parts["model"], **parts.get("ema", {})}
     snapshot.load_weights(run.task, weights)
-
-
-def _write_table(
-    family: Family, predictor: Predictor, data: Data, folder: Path, split: str, start: float
-) -> list[dict[str, Any]]:
-    rows = family.table(predictor, data, split)
-    metrics = {key: value for key, value in rows[0].items() if key != "name"}
-    record = {"split": split, "rows": rows, "metrics": metrics, "seconds": round(time.monotonic() - start, 3)}
-    (folder / "eval").mkdir(exist_ok=True)
-    replace_bytes(
-        folder / "eval" / f"{split}.json", (json.dumps(json.loads(to_json(record)), indent=1)).encode()
-    )
-    return rows
-
-
-def _check_required(row: dict[str, Any], require: list[str]) -> int:
-    for text in require:
-        bar = parse_requirement(text)
-        value = row.get(bar.metric)
-        if not isinstance(value, (int, float)):
-            known = ", ".join(key for key in row if key != "name")
-            raise ConfigError(f"--require {text}: '{bar.metric}' is not measured. Measured: {known}.")
-        if not bar.holds(value):
-            raise CheckError(f"{bar.metric} is {value:.4g}, required is {bar.metric}{bar.sign}{bar.bound:g}.")
-    return 0
 
 
 def _dry_run(run: Assembled) -> int:
