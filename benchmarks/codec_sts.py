@@ -9,11 +9,10 @@ import csv
 import sys
 
 import torch
-import torch.nn.functional as F
 from shown import data_folder, show
-from torch import Tensor
 
 from tinsmith.families.codec import Codec
+from tinsmith.families.codec.pairs import Pairs
 from tinsmith.text.teachers import EmbeddingLoader
 
 
@@ -21,18 +20,15 @@ def main() -> int:
     path = data_folder() / "sts" / "sts-dev.csv"
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if len(row) >= 7]
-    gold = torch.tensor([float(row[4]) for row in rows])
-    left, right = [row[5] for row in rows], [row[6] for row in rows]
+    score = torch.tensor([float(row[4]) for row in rows])
+    pairs = Pairs([row[5] for row in rows], [row[6] for row in rows], score)
     codec, teacher = Codec.load(sys.argv[1]), EmbeddingLoader("minilm", device="cpu")
     encoders = {
         "teacher": lambda texts: torch.from_numpy(teacher.encode(texts)),
         "codec": codec.encode,
         "static tier": lambda texts: codec.encode(texts, tier="static"),
     }
-    scores = {
-        name: spearman(F.cosine_similarity(encode(left), encode(right), dim=-1), gold)
-        for name, encode in encoders.items()
-    }
+    scores = {name: pairs.correlation(encode) for name, encode in encoders.items()}
     table = [
         {"name": name, "pairs": len(rows), "spearman": value, "of the teacher's": value / scores["teacher"]}
         for name, value in scores.items()
@@ -40,18 +36,6 @@ def main() -> int:
     return show(
         "codec STS", table, {"share of the teacher's": (scores["codec"] / scores["teacher"], ">=", 0.88)}
     )
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Correlation of the ranks, ties sharing their mean rank."""
-    return float(torch.corrcoef(torch.stack([ranks(a), ranks(b)]))[0, 1])
-
-
-def ranks(values: Tensor) -> Tensor:
-    """Rank of each value, mean rank where values are equal: [N]."""
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return ((ends - counts + ends + 1) / 2)[inverse]
 
 
 if __name__ == "__main__":

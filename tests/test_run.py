@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,17 @@ def test_report_and_runs(tin: Tin, settings: list[str]) -> None:
     assert "://" not in page.replace("http://www.w3.org", "")
     code, out, _ = tin("runs", "ls")
     assert (code, "codec/0001" in out) == (0, True)
+
+
+def test_scored_pairs_add_a_correlation(tin: Tin, settings: list[str]) -> None:
+    texts = sentences(12)
+    rows = [{"text": a, "other": b, "score": n} for n, (a, b) in enumerate(pairwise(texts))]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tin("train", "codec", *settings, "data.pairs=pairs.jsonl")[0] == 0
+    table = json.loads(Path("runs/codec/0001/eval/test.json").read_text())["rows"]
+    measured = {row["name"]: row["spearman"] for row in table if "spearman" in row}
+    assert set(measured) == {"codec", "static tier", "teacher"}
+    assert all(-1 <= value <= 1 for value in measured.values())
 
 
 def test_given_vectors_are_the_targets(tin: Tin, settings: list[str], tmp_path: Path) -> None:

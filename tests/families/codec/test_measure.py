@@ -45,6 +45,14 @@ def test_neighbours() -> None:
     )
 
 
+def test_spearman_sees_ranks_and_shares_ties() -> None:
+    a = torch.tensor([0.1, 5.0, 2.0, 3.0])
+    assert measure.spearman(a, a.exp()) == pytest.approx(1)
+    assert measure.spearman(a, -a) == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4
+    assert measure.spearman(torch.tensor([0.0, 1, 1, 2]), torch.arange(4.0)) == pytest.approx(0.9**0.5)
+
+
 def test_the_linear_baseline_finds_a_linear_map() -> None:
     torch.manual_seed(0)
     x, true, shift = torch.randn(200, 4), torch.randn(4, 4), torch.randn(4)

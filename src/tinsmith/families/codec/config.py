@@ -20,14 +20,20 @@ class ModelConfig:
     dim: int = 256  # width of the convolution path
     kernel: int = 5  # taps of a convolution, odd
     dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 1, 2, 4])  # one block each
+    block: str = "conv"  # conv (depthwise, with kernel and dilations) | ssm (a state space, no kernel)
+    pooling: str = "mean"  # mean | gated (each token has a learned weight)
     dropout: float = 0.0  # on the token vectors
+    drop_path: float = 0.0  # share of the sentences that skip a block: stochastic depth
 
     def validate(self) -> None:
         check(self.dim >= 8, "model.dim", self.dim, "8 or more")
         check(self.kernel >= 1 and self.kernel % 2 == 1, "model.kernel", self.kernel, "an odd number")
         ok = bool(self.dilations) and all(d >= 1 for d in self.dilations)
         check(ok, "model.dilations", self.dilations, "one number of 1 or more for each block")
-        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
+        check_choice("model.block", self.block, ("conv", "ssm"))
+        check_choice("model.pooling", self.pooling, ("mean", "gated"))
+        for name in ("dropout", "drop_path"):
+            check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), f"0 <= {name} < 1")
 
 
 @dataclass
@@ -38,6 +44,8 @@ class DataConfig:
     valid: str = ""  # file of the validation split; empty = split off from path
     test: str = ""  # file of the test split
     columns: dict[str, str] = field(default_factory=dict)  # text, domain, group, teacher -> names in the file
+    pairs: str = ""  # file of scored pairs of sentences: adds a Spearman correlation to the table
+    pair_columns: dict[str, str] = field(default_factory=dict)  # text, other, score -> names in that file
     on_bad_record: str = "error"  # error | skip (and count)
     valid_share: float = 0.05  # of the groups, where no file is given
     test_share: float = 0.05  # of the groups, where no file is given

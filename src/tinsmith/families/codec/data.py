@@ -19,6 +19,7 @@ from tinsmith.errors import DataError
 from tinsmith.families.codec.config import CodecConfig, TeacherConfig
 from tinsmith.families.codec.given import given_store
 from tinsmith.families.codec.model import CodecSpec
+from tinsmith.families.codec.pairs import load_pairs
 from tinsmith.text.corpora import Corpus, Shares, load_corpus
 from tinsmith.text.store import VectorStore, build_store, cached_token_table, default_cache
 from tinsmith.text.teachers import EmbeddingLoader
@@ -106,6 +107,7 @@ def build_data(cfg: CodecConfig) -> Data:
         MissingExtraError: the teacher's package is not installed.
     """
     corpus = _corpus(cfg)
+    pairs = load_pairs(cfg.data.pairs, cfg.data.pair_columns) if cfg.data.pairs else None
     teacher = make_teacher(cfg.teacher, cfg.device)
     tokenizer = _tokenizer(cfg, corpus, teacher)
     domains = tuple(sorted({row["domain"] for row in corpus.train}))
@@ -141,6 +143,7 @@ def build_data(cfg: CodecConfig) -> Data:
         "corpus": corpus,
         "table": _table(tokenizer, teacher, cache, own=cfg.data.tokenizer == "teacher"),
         "log_weight": _log_weight(ids["train"], tokenizer.vocab_size),
+        "pairs": pairs,
     }
     return Data(loaders["train"], loaders["valid"], loaders["test"], spec, artifacts)
 

@@ -53,6 +53,18 @@ def _nearest(vectors: Tensor, k: int) -> Tensor:
     return similarity.topk(k, dim=1).indices
 
 
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Correlation of the ranks of ``a`` and ``b`` [N]; equal values share their mean rank."""
+    return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).double()
+    ranks: Tensor = ((ends - counts + ends + 1) / 2)[inverse]
+    return ranks
+
+
 def score(student: Tensor, teacher: Tensor, domain: Tensor, domains: tuple[str, ...]) -> dict[str, float]:
     """All the metrics of a row of the evaluation table. ``student``, ``teacher``: unit vectors [N, Z]."""
     summary = cosine_summary((student * teacher).sum(-1), domain, domains)

@@ -1,10 +1,11 @@
 """The student encoder: a static average of token vectors, corrected by dilated convolutions.
 
-    z = normalise( S · Σ w_t T_t / Σ w_t  +  O · mean_t LN(conv(T))_t )
+    z = normalise( S · Σ w_t T_t / Σ w_t  +  O · Σ g_t LN(conv(T))_t / Σ g_t )
 
 ``T`` starts as the teacher's vectors of single tokens, ``w`` as smooth inverse frequency (Arora et al.
 2017, a = 1e-3), ``S`` as the identity and ``O`` as zero: training starts at a static embedding (model2vec)
-and can only improve on it. No attention: every operation is a look-up, a shift or a matrix product.
+and can only improve on it. The gate ``g`` is one (``pooling=mean``) or learned, equal at the start.
+No attention: every operation is a look-up, a shift or a matrix product.
 
 Shapes: B batch, L length, D width of the convolutions, V vocabulary, Z embedding size.
 """
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinsmith.families.codec.config import ModelConfig
-from tinsmith.nn.convolution import GatedConvBlock
+from tinsmith.nn.mixing import DepthwiseConv, GatedBlock, StateSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Encoder(nn.Module):
         # Scaled so that the plain mean over the tokens is the weighted mean.
         weight = weight * (count[..., None] / weight.sum(1, keepdim=True))
         static = self.static(x) * weight
-        terms = static if self.conv is None else static + self.conv(x, mask_BL1) * mask_BL1
+        terms = static if self.conv is None else static + self.conv(x, mask_BL1)
         return Encoded(terms.sum(1) / count, static.sum(1) / count, terms)
 
 
@@ -97,19 +98,35 @@ class ConvPath(nn.Module):
     def __init__(self, cfg: ModelConfig, z_dim: int) -> None:
         super().__init__()
         self.inp = nn.Linear(z_dim, cfg.dim)
-        self.blocks = nn.ModuleList(GatedConvBlock(cfg.dim, cfg.kernel, d) for d in cfg.dilations)
+        self.blocks = nn.ModuleList(_block(cfg, dilation) for dilation in cfg.dilations)
         self.norm = nn.LayerNorm(cfg.dim)
+        self.gate = nn.Linear(cfg.dim, 1) if cfg.pooling == "gated" else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
         self.out = nn.Linear(cfg.dim, z_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``x`` [B, L, Z], ``mask`` [B, L, 1]."""
-        h = self.inp(x)
+        h, weight = self.contextual(self.inp(x), mask)
+        # Scaled so that the plain mean over the tokens is the gated mean.
+        weight = weight * (mask.sum(1, keepdim=True) / weight.sum(1, keepdim=True))
+        out: Tensor = self.out(h) * weight
+        return out
+
+    def contextual(self, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The blocks: ``h`` [B, L, D] -> normalised [B, L, D]; the tokens' weights [B, L, 1], 0 if padded."""
         for block in self.blocks:
             h = block(h, mask)
-        out: Tensor = self.out(self.norm(h))
-        return out
+        h = self.norm(h)
+        return h, mask if self.gate is None else torch.sigmoid(self.gate(h)) * mask
+
+
+def _block(cfg: ModelConfig, dilation: int) -> GatedBlock:
+    mix = StateSpace(cfg.dim) if cfg.block == "ssm" else DepthwiseConv(cfg.dim, cfg.kernel, dilation)
+    return GatedBlock(cfg.dim, mix, cfg.drop_path)
 
 
 class FoldedEncoder(nn.Module):
@@ -140,11 +157,8 @@ class FoldedEncoder(nn.Module):
         static, weight = rows[..., : self.z_dim].sum(1), rows[..., self.z_dim].sum(1, keepdim=True)
         z = static / weight
         if self.conv is not None:
-            h = rows[..., self.z_dim + 1 :]
-            for block in self.conv.blocks:
-                h = block(h, mask_BL1)
-            mean = (self.conv.norm(h) * mask_BL1).sum(1) / mask_BL1.sum(1)
-            z = z + self.conv.out(mean)
+            h, gate = self.conv.contextual(rows[..., self.z_dim + 1 :], mask_BL1)
+            z = z + self.conv.out((h * gate).sum(1) / gate.sum(1))
         return F.normalize(z, dim=-1)
 
     def static_only(self) -> FoldedEncoder:

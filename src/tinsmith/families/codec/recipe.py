@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def table(predictor: Codec, data: Data, split: str) -> list[dict[str, Any]]:
 
     ``untrained`` is the starting point (the teacher's vectors of single tokens, averaged), ``linear`` ridge
     regression from that average to the teacher's vector, ``constant`` the mean teacher vector. Rates are
-    sentences a second, tokenising included, measured one after another in this process.
+    sentences a second, tokenising included, measured one after another in this process; ``spearman`` is the
+    correlation of cosines with people's scores, where the run has ``data.pairs``.
 
     Raises:
         DataError: the split is empty, or the vectors are another teacher's.
@@ -39,28 +41,32 @@ def table(predictor: Codec, data: Data, split: str) -> list[dict[str, Any]]:
         raise DataError(f"there is no {split} split: set data.{split} to a file of sentences")
     _check_teacher(predictor.spec, data.spec)
     texts = [row["text"] for row in getattr(data.artifacts["corpus"], split)]
+    own = data.artifacts["teacher"]
+    encoders: dict[str, Callable[[list[str]], Tensor]] = {
+        "codec": predictor.encode,
+        "static tier": lambda texts: predictor.encode(texts, tier="static"),
+        "teacher": lambda texts: torch.from_numpy(own.encode(texts)),
+    }
     teacher = _vectors(loader.dataset, len(loader.dataset))
     start, start_train = _average(data, loader.dataset), _average(data, data.train.dataset, _FITTED)
     linear = measure.fit_linear(start_train, _vectors(data.train.dataset, len(start_train)))
     mean = F.normalize(_vectors(data.train.dataset, _FITTED).mean(0), dim=0).expand_as(teacher)
-    timed = texts[:_TIMED]
     rows = {
-        "codec": (predictor.encode(texts), lambda: predictor.encode(timed)),
-        "static tier": (
-            predictor.encode(texts, tier="static"),
-            lambda: predictor.encode(timed, tier="static"),
-        ),
-        "untrained static": (F.normalize(start, dim=-1), None),
-        "linear": (measure.apply_linear(linear, start), None),
-        "constant": (mean, None),
-        "teacher": (teacher, lambda: data.artifacts["teacher"].encode(timed)),
+        "codec": predictor.encode(texts),
+        "static tier": predictor.encode(texts, tier="static"),
+        "untrained static": F.normalize(start, dim=-1),
+        "linear": measure.apply_linear(linear, start),
+        "constant": mean,
+        "teacher": teacher,
     }
     domain, domains = loader.dataset.domain, data.spec.domains
     result = []
-    for name, (vectors, timed_call) in rows.items():
+    for name, vectors in rows.items():
         row = {"name": name, **measure.score(vectors, teacher, domain, domains)}
-        if timed_call is not None:
-            row["sentences_per_sec"] = round(len(timed) / _seconds(timed_call))
+        if name in encoders:
+            if data.artifacts["pairs"] is not None:
+                row["spearman"] = data.artifacts["pairs"].correlation(encoders[name])
+            row["sentences_per_sec"] = _rate(encoders[name], texts[:_TIMED])
         result.append(row)
     return result
 
@@ -92,15 +98,15 @@ def _average(data: Data, dataset: SentenceDataset, limit: int | None = None) -> 
     return torch.cat(parts)
 
 
-def _seconds(call: Any, repeats: int = 3) -> float:
-    """The median of a few calls, after one that is not counted."""
-    call()
+def _rate(encode: Callable[[list[str]], Tensor], texts: list[str], repeats: int = 3) -> int:
+    """Sentences a second: the median of a few calls, after one that is not counted."""
+    encode(texts)
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        call()
+        encode(texts)
         times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    return round(len(texts) / sorted(times)[len(times) // 2])
 
 
 def examples(predictor: Codec, data: Data, count: int = 3, neighbours: int = 3) -> list[dict[str, Any]]:

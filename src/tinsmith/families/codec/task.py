@@ -12,7 +12,7 @@ from torch import Tensor
 from tinsmith.engine.contract import Context, Data, StepOutput, Task
 from tinsmith.engine.losses import InfoNCELoss
 from tinsmith.families.codec.config import CodecConfig, LossConfig
-from tinsmith.families.codec.measure import cosine_summary, recall_at_1
+from tinsmith.families.codec.measure import score
 from tinsmith.families.codec.model import Encoder
 
 
@@ -50,15 +50,14 @@ class CodecTask(Task):
         return StepOutput(loss, float(len(z)), {"cosine": cos.detach()})
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Cosine to the teacher (each domain counts the same), its 10th percentile, by domain, and R@1."""
+        """Cosine to the teacher (each domain counts the same), its 10th percentile, R@1 and so on."""
         z, target, domain = [], [], []
         for batch in batches:
             z.append(F.normalize(self.model(batch["tokens"], batch["mask"]).z.float(), dim=-1).cpu())
             target.append(batch["z"].float().cpu())
             domain.append(batch["domain"].cpu())
         student, teacher, kind = torch.cat(z), torch.cat(target), torch.cat(domain)
-        cosine = (student * teacher).sum(-1)
-        return {**cosine_summary(cosine, kind, self.domains), "recall_at_1": recall_at_1(student, teacher)}
+        return score(student, teacher, kind, self.domains)
 
 
 def build_task(cfg: CodecConfig, model: Encoder, data: Data) -> CodecTask:
