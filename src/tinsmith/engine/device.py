@@ -114,11 +114,16 @@ def resolve_precision(
 
 
 def _gains_by_bf16(device: torch.device, model: nn.Module | None) -> bool:
+    if not computes_in_bf16(device):
+        return False
+    return device.type == "cuda" or model is None or _has_large_matmul(model)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware; elsewhere they are emulated, slowly."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu" or not _cpu_has_bf16():
-        return False
-    return model is None or _has_large_matmul(model)
+    return device.type == "cpu" and _cpu_has_bf16()
 
 
 def _cpu_has_bf16() -> bool:

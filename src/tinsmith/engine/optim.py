@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tinsmith.engine.config import OPTIMIZERS, check_choice
+from tinsmith.engine.muon import Muon
 from tinsmith.errors import ConfigError, did_you_mean
 
 NamedParams = Iterable[tuple[str, Tensor]]
@@ -122,14 +123,11 @@ def _dense_parts(
     parts: list[Optimizer] = []
     decay = kinds["matrix"] + kinds["decay"]
     if kind == "muon":
-        muon: dict[str, Any] = {
-            name: options.pop(name) for name in ("momentum", "nesterov", "ns_steps") if name in options
-        }
+        muon = {name: options.pop(name) for name in ("momentum", "nesterov", "ns_steps") if name in options}
         muon_lr = options.pop("muon_lr", lr)
         if kinds["matrix"]:
             group = _group("matrix", kinds["matrix"])
-            muon.update(lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-            parts.append(torch.optim.Muon([group], **muon))
+            parts.append(Muon([group], lr=muon_lr, weight_decay=weight_decay, **muon))
         decay = kinds["decay"]
     groups = [_group("decay", decay, weight_decay=weight_decay), _group("no_decay", kinds["no_decay"])]
     if groups := [group for group in groups if group["params"]]:

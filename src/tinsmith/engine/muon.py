@@ -1,0 +1,123 @@
+"""Muon: the momentum of a matrix, made orthogonal before it moves the weights.
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the scale of Liu et al. 2025
+(arXiv:2502.16982, section 2.2), by which one learning rate serves Muon and AdamW. ``torch.optim.Muon`` does
+the same matrix by matrix in bfloat16, which a CPU without such instructions emulates at a hundredth of its
+speed; here matrices of one shape go together, in the precision that the device computes in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from tinsmith.engine.device import computes_in_bf16
+
+# Quintics p(s) = a s + b s^3 + c s^5, applied one after another, each the best for the singular values that
+# the ones before leave (the method of Amsel et al. 2025, arXiv:2505.16932, algorithm 1; our constants, from
+# 0.003 up: after the fourth the values are within a fifth of one). What comes after them is their limit.
+_QUINTICS = (
+    (8.3837, -24.7659, 18.3571),
+    (4.0434, -3.0114, 0.5695),
+    (3.5056, -2.6267, 0.5257),
+    (2.4901, -1.8343, 0.4368),
+    (1.9178, -1.2968, 0.3797),
+)
+_LIMIT = (1.875, -1.25, 0.375)
+
+
+def orthogonalize(matrices: Tensor, steps: int = 4) -> Tensor:
+    """The nearest matrices with orthonormal rows, nearly: ``U V^T`` of each ``U S V^T``.
+
+    Products alone, no decomposition. Small singular values (below 0.003 of the largest) stay small.
+
+    Args:
+        matrices: [B, M, N] with M <= N.
+        steps: iterations, each three products.
+
+    Returns:
+        [B, M, N] in the type of ``matrices``.
+    """
+    x = matrices.to(torch.bfloat16) if computes_in_bf16(matrices.device) else matrices
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-30)
+    for i in range(steps):
+        a, b, c = _QUINTICS[i] if i < len(_QUINTICS) else _LIMIT
+        gram = x @ x.mT
+        if i == 0:
+            # The norm of X X^T bounds the square of the largest singular value more closely than that of X.
+            square = torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=1e-30)
+            x, gram = x / square.sqrt(), gram / square
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+class Muon(Optimizer):
+    """``m <- mu m + (1 - mu) g``; ``w <- (1 - lr decay) w - 0.2 lr sqrt(max(M, N)) ortho(g + mu (m - g))``.
+
+    Args:
+        params: matrices [M, N], or groups of them.
+        lr: learning rate, of AdamW's size: the update's root mean square is 0.2 at most.
+        weight_decay: decoupled decay.
+        momentum: mu.
+        nesterov: look ahead by one gradient; without it ``m`` itself is made orthogonal.
+        ns_steps: iterations of ``orthogonalize``.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 4,
+    ) -> None:
+        options = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **options})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Move the matrices that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._move(params, group)
+        return loss
+
+    def _move(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in params]
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        updates = torch._foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        for alike in _by_shape(params):
+            directions = orthogonalize(torch.stack([_wide(updates[i]) for i in alike]), group["ns_steps"])
+            for i, direction in zip(alike, directions, strict=True):
+                p = params[i]
+                size = group["lr"] * 0.2 * math.sqrt(max(p.shape))
+                p.add_(direction if p.shape[0] <= p.shape[1] else direction.mT, alpha=-size)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+def _by_shape(matrices: Iterable[Tensor]) -> list[list[int]]:
+    """Positions of the matrices of one shape (either way round), device and type."""
+    found: dict[Any, list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        found.setdefault((*sorted(matrix.shape), matrix.device, matrix.dtype), []).append(i)
+    return list(found.values())

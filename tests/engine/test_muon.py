@@ -1,0 +1,100 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tinsmith.engine import muon
+from tinsmith.engine.muon import Muon, orthogonalize
+
+
+def matrices(*shape: int, smallest: float = 0.05, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random matrices [B, M, N] with singular values from ``smallest`` to one, and their ``U V^T``."""
+    generator = torch.Generator().manual_seed(seed)
+    u, _, vt = torch.linalg.svd(torch.randn(*shape, generator=generator), full_matrices=False)
+    values = torch.linspace(1, smallest, u.shape[-1])
+    return (u * values) @ vt, u @ vt
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 6, 6), (2, 16, 40), (1, 32, 33)])
+@pytest.mark.parametrize(("steps", "within"), [(4, 0.21), (5, 0.01), (7, 1e-4)])
+def test_orthogonalize_against_the_singular_value_decomposition(shape, steps, within):
+    given, expected = matrices(*shape)
+    found = orthogonalize(given, steps)
+    assert torch.linalg.matrix_norm(found - expected, ord=2).max() <= within
+    assert found.shape == given.shape
+
+
+def test_orthogonalize_does_not_depend_on_the_scale_or_the_company():
+    given, _ = matrices(3, 8, 12)
+    scaled = given * torch.tensor([1e-9, 1.0, 1e9])[:, None, None]
+    torch.testing.assert_close(orthogonalize(scaled), orthogonalize(given), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(orthogonalize(given[1:2])[0], orthogonalize(given)[1])
+
+
+def test_nothing_stays_nothing():
+    assert orthogonalize(torch.zeros(2, 4, 5)).abs().max() == 0
+
+
+def test_bf16_is_near_fp32(monkeypatch):
+    given, expected = matrices(2, 16, 24, smallest=0.2)
+    monkeypatch.setattr(muon, "computes_in_bf16", lambda device: True)
+    found = orthogonalize(given, 5)
+    assert found.dtype == torch.float32
+    assert torch.linalg.matrix_norm(found - expected, ord=2).max() < 0.05
+
+
+def by_hand(w: Tensor, grads: list[Tensor], lr: float, decay: float, mu: float, nesterov: bool) -> Tensor:
+    """The reference twin: one matrix, the exact orthogonal factor."""
+    m = torch.zeros_like(w)
+    for g in grads:
+        m = mu * m + (1 - mu) * g
+        u, _, vt = torch.linalg.svd(g + mu * (m - g) if nesterov else m, full_matrices=False)
+        w = w - lr * decay * w - lr * 0.2 * max(w.shape) ** 0.5 * u @ vt
+    return w
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_steps_equal_the_formula_for_each_shape(nesterov):
+    torch.manual_seed(0)
+    shapes = [(6, 10), (10, 6), (4, 4), (6, 10)]
+    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    grads = [[matrices(1, *shape, smallest=0.3, seed=s)[0][0] for s in range(3)] for shape in shapes]
+    options = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.5, "nesterov": nesterov}
+    expected = [by_hand(p.detach(), g, 0.02, 0.1, 0.5, nesterov) for p, g in zip(params, grads, strict=True)]
+    optimizer = Muon(params, ns_steps=8, **options)
+    for step in range(3):
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g[step].clone()
+        optimizer.step()
+    for p, wanted in zip(params, expected, strict=True):
+        torch.testing.assert_close(p.detach(), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_matrix_without_a_gradient_stays():
+    params = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2, 3))]
+    optimizer = Muon(params, lr=0.1, weight_decay=0.5)
+    params[0].grad = torch.eye(2, 3)
+    optimizer.step()
+    assert torch.equal(params[1], torch.ones(2, 3))
+    assert not torch.equal(params[0], torch.ones(2, 3))
+    assert list(optimizer.state_dict()["state"]) == [0]
+
+
+def test_the_state_resumes_to_the_bit():
+    torch.manual_seed(0)
+    models = [nn.Linear(5, 3, bias=False), nn.Linear(5, 3, bias=False)]
+    first, second = (Muon(m.parameters(), lr=0.1) for m in models)
+
+    def steps(model: nn.Module, optimizer: Muon, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(3):
+            model.weight.grad = torch.randn(3, 5, generator=generator)
+            optimizer.step()
+
+    steps(models[0], first, 1)
+    models[1].load_state_dict(models[0].state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for model, optimizer in zip(models, (first, second), strict=True):
+        steps(model, optimizer, 2)
+    assert torch.equal(models[0].weight, models[1].weight)
