@@ -6,16 +6,20 @@ Shapes: B batch, L length, D width, K taps, N states.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Convolve each channel by itself: ``y_t = Σ_k w_k x_{t + (k - K // 2) dilation}``, zeros outside.
 
-    On a CPU shifted slices are several times faster than ``nn.Conv1d(groups=D)``.
+    On a CPU shifted slices are several times faster than ``nn.Conv1d(groups=D)``, and a gradient of their own
+    twice as fast as the one that autograd puts together from slices.
 
     Args:
         x: [B, L, D]. weight: [K, D], K odd. dilation: distance between taps.
@@ -23,13 +27,44 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     Returns:
         [B, L, D].
     """
-    taps, length = len(weight), x.shape[1]
-    reach = taps // 2 * dilation
-    padded = F.pad(x, (0, 0, reach, reach))
-    out = padded[:, :length] * weight[0]
-    for k in range(1, taps):
-        out = torch.addcmul(out, padded[:, k * dilation : k * dilation + length], weight[k])
+    if torch.is_grad_enabled():
+        out: Tensor = _Depthwise.apply(x, weight, dilation)  # type: ignore[no-untyped-call]
+        return out
+    return _shifted_sum(x, weight, dilation)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _shifted_sum(x, weight, dilation)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        by_tap = torch.zeros_like(weight)
+        for k, (here, there) in enumerate(_overlaps(len(weight), ctx.dilation, x.shape[1])):
+            by_tap[k] = (grad[:, here] * x[:, there]).sum((0, 1))
+        return _shifted_sum(grad, weight.flip(0), ctx.dilation), by_tap, None
+
+
+def _shifted_sum(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    middle = len(weight) // 2
+    out = x * weight[middle]
+    for k, (here, there) in enumerate(_overlaps(len(weight), dilation, x.shape[1])):
+        if k != middle:
+            out[:, here].addcmul_(x[:, there], weight[k])
     return out
+
+
+def _overlaps(taps: int, dilation: int, length: int) -> Iterator[tuple[slice, slice]]:
+    """For each tap the positions that it writes, and those that it reads."""
+    for k in range(taps):
+        shift = (k - taps // 2) * dilation
+        size = max(0, length - abs(shift))
+        yield slice(max(0, -shift), max(0, -shift) + size), slice(max(0, shift), max(0, shift) + size)
 
 
 class DepthwiseConv(nn.Module):
