@@ -221,7 +221,7 @@ def test_given_vectors_are_the_targets(tin: Tin, settings: list[str], tmp_path: 
     rows = [{"text": text, "teacher": vector.tolist()} for text, vector in zip(texts, vectors, strict=True)]
     Path("given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [word for word in settings if not word.startswith(("data.path", "data.valid", "data.test"))]
-    shares = ["data.path=given.jsonl", "data.valid_share=0.2", "data.test_share=0.2", "loss.token=0"]
+    shares = ["data.path=given.jsonl", "data.valid_share=0.2", "data.test_share=0.2"]
     assert tin("train", "codec", *words, *shares)[0] == 0
     bare = [{"text": text} for text in texts]
     Path("given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))

@@ -40,15 +40,12 @@ def codec(folder: Path) -> list[str]:
 def codec_first_loss(task: Any, batch: Any) -> float:
     """At the start the student is the weighted mean of the teacher's vectors of single tokens."""
     table, weight = task.model.table.weight, task.model.log_weight.weight.exp()
-    cosines, tokens = [], []
-    for row, keep, z, hidden in zip(batch["tokens"], batch["mask"], batch["z"], batch["hidden"], strict=True):
-        ids, states = row[keep], hidden[keep].float()
-        share = weight[ids] / weight[ids].sum()
-        cosines.append(torch.cosine_similarity((share * table[ids]).sum(0), z, dim=0))
-        tokens.append(torch.cosine_similarity(table[ids], states, dim=1))
-    start = 1 - torch.stack(cosines).mean()
+    cosines = []
+    for row, keep, z in zip(batch["tokens"], batch["mask"], batch["z"], strict=True):
+        share = weight[row[keep]] / weight[row[keep]].sum()
+        cosines.append(torch.cosine_similarity((share * table[row[keep]]).sum(0), z, dim=0))
     w = task.weights
-    return float((w.cos + w.static) * start + w.token * (1 - torch.cat(tokens).mean()))
+    return float((w.cos + w.static) * (1 - torch.stack(cosines).mean()))
 
 
 @dataclass(frozen=True)

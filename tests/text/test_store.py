@@ -36,10 +36,6 @@ class FakeTeacher:
             progress(len(texts), len(texts))
         return np.stack([self.vector(text) for text in texts])
 
-    def encode_with_tokens(self, texts: Sequence[str], progress: Any = None) -> Any:
-        states = [np.full((1 + len(text.split()), 3), len(text), np.float32) for text in texts]
-        return self.encode(texts, progress), states
-
     def token_table(self, progress: Any = None) -> Any:
         self.tables += 1
         return np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -48,7 +44,6 @@ class FakeTeacher:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "SHARD_ROWS", 5)
-    monkeypatch.setattr(store, "TOKEN_SHARD_ROWS", 4)
 
 
 def expected(texts: Sequence[str], teacher: FakeTeacher) -> Any:
@@ -88,11 +83,10 @@ def test_other_texts_teachers_and_options_never_hit(tmp_path: Path) -> None:
         build_store(tmp_path, TEXTS[:-1], FakeTeacher()).folder,
         build_store(tmp_path, [TEXTS[0] + TEXTS[1], *TEXTS[2:]], FakeTeacher()).folder,
         build_store(tmp_path, TEXTS, FakeTeacher("other")).folder,
-        build_store(tmp_path, TEXTS, FakeTeacher(), tokens=True).folder,
         build_store(tmp_path, TEXTS, FakeTeacher(), dtype="float16").folder,
     }
-    assert len(folders) == 7
-    assert len(list(tmp_path.iterdir())) == 7
+    assert len(folders) == 6
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_rows_are_found_by_text(tmp_path: Path) -> None:
@@ -101,22 +95,6 @@ def test_rows_are_found_by_text(tmp_path: Path) -> None:
     assert built.rows_of(wanted).tolist() == [20, 0, 4]
     with pytest.raises(DataError, match="no vector for 1 texts, the first: 'Never heard'"):
         built.rows_of([TEXTS[0], "Never heard"])
-
-
-def test_token_outputs_lie_flat_with_offsets(tmp_path: Path) -> None:
-    texts = ["one", "one two", "", "one two three", "x y", "z"]
-    built = build_store(tmp_path, texts, FakeTeacher(), tokens=True)
-    assert built.offsets.tolist() == [0, 2, 5, 6, 10, 13, 15]
-    assert built.offsets.dtype == np.int64
-    assert built.hidden is not None
-    assert (built.hidden.shape, built.hidden.dtype) == ((15, 3), np.float16)
-    assert len(list(built.folder.glob("hidden-*.npy"))) == 2
-    for row, text in enumerate(texts):
-        assert np.array_equal(built.tokens(row), np.full((1 + len(text.split()), 3), len(text)))
-    assert np.array_equal(np.asarray(built.vectors), expected(texts, FakeTeacher()))
-    plain = build_store(tmp_path, texts, FakeTeacher())
-    with pytest.raises(DataError, match="tokens=True"):
-        plain.tokens(0)
 
 
 def test_large_stores_are_float16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,19 +213,12 @@ class Wrong(FakeTeacher):
             return vectors[:, :4]
         return vectors[1:] if self.what == "rows" else vectors
 
-    def encode_with_tokens(self, texts: Sequence[str], progress: Any = None) -> Any:
-        vectors, states = super().encode_with_tokens(texts, progress)
-        states[1][0, 0] = 1e6
-        return vectors, states
-
 
 def test_wrong_answers_of_a_teacher_are_never_stored(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not finite in float32 for the text 'Sentence number 7 of"):
         build_store(tmp_path, TEXTS, Wrong("nan"))
     with pytest.raises(DataError, match="not finite in float16 for the text 'Sentence number 4 of"):
         build_store(tmp_path / "a", TEXTS, Wrong("large"), dtype="float16")
-    with pytest.raises(DataError, match="not finite in float16 for the text 'Sentence number 1 of"):
-        build_store(tmp_path / "a", TEXTS, Wrong(""), tokens=True)
     with pytest.raises(DataError, match=r"an array \(4, 6\) for 5 texts"):
         build_store(tmp_path / "b", TEXTS, Wrong("rows"))
     with pytest.raises(DataError, match=r"vectors-00001\.npy: rows \(4,\)"):

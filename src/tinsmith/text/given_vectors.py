@@ -52,7 +52,7 @@ def store_from_records(
 
     digest = digest_items(items())
     named = fingerprint or f"given-{digest.hexdigest()}"
-    plan = {"format": FORMAT, "fingerprint": named, "tokens": False, "dtype": "float32"}
+    plan = {"format": FORMAT, "fingerprint": named, "dtype": "float32"}
     plan |= {"texts": digest.hexdigest(), "count": digest.count}
     home = (Path(folder) if folder is not None else default_cache() / "vectors") / value_digest(plan)
     try:

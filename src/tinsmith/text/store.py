@@ -36,7 +36,6 @@ from tinsmith.text.shards import Array, damage, read_shards
 log = logging.getLogger(__name__)
 
 SHARD_ROWS = 8192  # half a minute of a small teacher on a CPU; 13 MB of 384 numbers each
-TOKEN_SHARD_ROWS = 2048  # with the hidden states of every token
 FLOAT16_BYTES = 8 << 30  # what would be larger in float32 is kept in float16
 
 Floats = NDArray[np.float32]
@@ -53,11 +52,6 @@ class Teacher(Protocol):
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Floats:
         """[B, Z] float32."""
 
-    def encode_with_tokens(
-        self, texts: Sequence[str], progress: Progress | None = None
-    ) -> tuple[Floats, list[Floats]]:
-        """[B, Z], and per text the hidden states [L, H]."""
-
 
 class VectorStore:
     """An opened store of N vectors.
@@ -65,7 +59,6 @@ class VectorStore:
     Attributes:
         vectors: [N, Z] float32 (float16 in a store that would exceed 8 GB), memory-mapped, in the order of
             the texts.
-        hidden: [sum L, H] float16 hidden states of all tokens, or None; ``offsets`` [N + 1] says whose.
         fingerprint: the teacher's.
         size: Z.
     """
@@ -77,22 +70,9 @@ class VectorStore:
         self._shards = len(manifest["shards"])
         self.vectors = read_shards(folder, "vectors", self._shards)
         self.size: int = self.vectors.shape[1]
-        self.hidden = read_shards(folder, "hidden", self._shards) if manifest["tokens"] else None
 
     def __len__(self) -> int:
         return len(self.vectors)
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """[N + 1]: the tokens of text i are the rows ``offsets[i]`` to ``offsets[i + 1]`` of ``hidden``."""
-        lengths = np.asarray(read_shards(self.folder, "lengths", self._shards))
-        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-    def tokens(self, row: int) -> Array:
-        """The hidden states [L, H] of one text (L with its special tokens), float16."""
-        if self.hidden is None:
-            raise DataError(f"{self.folder}: a store without token outputs; build it with tokens=True")
-        return self.hidden[int(self.offsets[row]) : int(self.offsets[row + 1])]
 
     def rows_of(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """The row of each text, wherever the store has it: [B] int64.
@@ -130,7 +110,6 @@ def build_store(
     texts: Iterable[str],
     teacher: Teacher,
     progress: Progress | None = None,
-    tokens: bool = False,
     dtype: Literal["auto", "float32", "float16"] = "auto",
 ) -> VectorStore:
     """The teacher's vectors of the texts: from the store below ``folder`` if it is there, else computed.
@@ -142,7 +121,6 @@ def build_store(
         texts: N texts, gone through twice and never all in memory: a list, or what can be iterated anew.
         teacher: computes shard by shard.
         progress: called with (done, N).
-        tokens: keep the hidden states of all tokens too.
         dtype: of the vectors; ``auto``: float32, but float16 where they would exceed 8 GB.
 
     Raises:
@@ -155,7 +133,7 @@ def build_store(
     digest = digest_items(items())
     if not digest.count:
         raise DataError("no texts to compute vectors of")
-    plan = {"format": FORMAT, "fingerprint": teacher.fingerprint, "tokens": tokens, "dtype": dtype}
+    plan = {"format": FORMAT, "fingerprint": teacher.fingerprint, "dtype": dtype}
     plan |= {"texts": digest.hexdigest(), "count": digest.count}
     home = (Path(folder) if folder is not None else default_cache() / "vectors") / value_digest(plan)
     try:
@@ -163,8 +141,8 @@ def build_store(
     except DataError as error:
         if known_shards(home):
             log.info("%s: going on with it (%s)", home, error)
-    compute = partial(_computed, teacher, tokens, dtype, digest.count)
-    build_shards(home, plan, items, compute, TOKEN_SHARD_ROWS if tokens else SHARD_ROWS, progress)
+    compute = partial(_computed, teacher, dtype, digest.count)
+    build_shards(home, plan, items, compute, SHARD_ROWS, progress)
     return open_store(home, teacher.fingerprint, verify=False)
 
 
@@ -225,32 +203,18 @@ def cached_token_table(folder: str | Path | None, teacher: Any, progress: Progre
 
 
 def _computed(
-    teacher: Teacher, tokens: bool, dtype: str, total: int, chunk: list[Item], report: Progress
+    teacher: Teacher, dtype: str, total: int, chunk: list[Item], report: Progress
 ) -> dict[str, Array]:
     """The arrays of a shard."""
     texts = [text for text, _ in chunk]
-    states: list[Floats] = []
-    if tokens:
-        vectors, states = teacher.encode_with_tokens(texts, report)
-    else:
-        vectors = teacher.encode(texts, report)
+    vectors = teacher.encode(texts, report)
     if vectors.shape[:-1] != (len(texts),):
         raise DataError(f"the teacher gave an array {vectors.shape} for {len(texts)} texts, not [B, Z]")
     large = dtype == "auto" and 4 * total * vectors.shape[1] > FLOAT16_BYTES
-    kind = np.float16 if large or dtype == "float16" else np.float32
-    arrays = {"vectors": _finite(vectors, kind, texts, range(1, len(texts) + 1))}
-    if tokens:
-        arrays["lengths"] = np.array([len(one) for one in states], np.int64)
-        arrays["hidden"] = _finite(np.concatenate(states), np.float16, texts, np.cumsum(arrays["lengths"]))
-    return arrays
-
-
-def _finite(rows: Floats, dtype: Any, texts: Sequence[str], ends: Any) -> Array:
-    """``rows`` in ``dtype``, where they must be finite too; those of text i end before row ``ends[i]``."""
     with np.errstate(over="ignore"):
-        array: Array = rows.astype(dtype)
+        array: Array = vectors.astype(np.float16 if large or dtype == "float16" else np.float32)
     bad = np.flatnonzero(~np.isfinite(array).all(1))
     if len(bad):
-        text = texts[int(np.searchsorted(ends, bad[0], side="right"))]
+        text = texts[int(bad[0])]
         raise DataError(f"the teacher's output is not finite in {array.dtype} for the text {text[:60]!r}")
-    return array
+    return {"vectors": array}

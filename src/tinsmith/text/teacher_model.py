@@ -85,7 +85,6 @@ class TeacherModel:
         self.heads = [Dense(head).to(self.device) if head else None for head in heads]
         self.before, self.after = self._wrapping()
         hidden, mask = self.hidden([[*self.before, 0, *self.after]])
-        self.hidden_size = hidden.shape[-1]
         self.size = self.vectors(hidden, mask).shape[-1]
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:

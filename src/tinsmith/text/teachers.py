@@ -82,16 +82,6 @@ class EmbeddingLoader:
         return self._model.size
 
     @property
-    def hidden_size(self) -> int:
-        """H, the numbers in a token's hidden state."""
-        return self._model.hidden_size
-
-    @property
-    def special_ids(self) -> tuple[list[int], list[int]]:
-        """The ids before and after every text: hidden states of its own tokens lie between."""
-        return self._model.before, self._model.after
-
-    @property
     def tokenizer_file(self) -> Path:
         """The teacher's ``tokenizer.json``; ``Tokenizer.from_teacher`` takes its folder.
 
@@ -116,18 +106,20 @@ class EmbeddingLoader:
         Raises:
             DataError: a text has no tokens, or its vector is not finite.
         """
-        return self._encode(texts, progress, None)
-
-    def token_outputs(self, texts: Sequence[str], progress: Progress | None = None) -> list[Floats]:
-        """Last hidden states, un-normalised: per text [L, H] float32, the special tokens' among them."""
-        return self.encode_with_tokens(texts, progress)[1]
-
-    def encode_with_tokens(
-        self, texts: Sequence[str], progress: Progress | None = None
-    ) -> tuple[Floats, list[Floats]]:
-        """``encode`` and ``token_outputs`` in one pass."""
-        tokens: list[Floats] = [np.empty((0, 0), np.float32)] * len(texts)
-        return self._encode(texts, progress, tokens), tokens
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts; for one text: encode([text])")
+        model = self._model
+        vectors = np.empty((len(texts), model.size), np.float32)
+        done = 0
+        for rows, ids in self._batches(texts):
+            vectors[rows] = batch = _array(model.vectors(*model.hidden(ids)))
+            if not np.isfinite(batch).all():
+                bad = rows[int(np.flatnonzero(~np.isfinite(batch).all(1))[0])]
+                raise DataError(f"{self.name}: the vector of text {bad} is not finite: {texts[bad][:60]!r}")
+            done += len(rows)
+            if progress:
+                progress(done, len(texts))
+        return vectors
 
     def token_table(self, progress: Progress | None = None) -> Floats:
         """The vector of each token, alone between the special tokens: where a student's table starts.
@@ -147,26 +139,6 @@ class EmbeddingLoader:
             if progress:
                 progress(stop, known)
         return table
-
-    def _encode(self, texts: Sequence[str], progress: Progress | None, tokens: list[Floats] | None) -> Floats:
-        if isinstance(texts, str):
-            raise TypeError("encode takes a list of texts; for one text: encode([text])")
-        model = self._model
-        vectors = np.empty((len(texts), model.size), np.float32)
-        done = 0
-        for rows, ids in self._batches(texts):
-            hidden, mask = model.hidden(ids)
-            vectors[rows] = batch = _array(model.vectors(hidden, mask))
-            if not np.isfinite(batch).all():
-                bad = rows[int(np.flatnonzero(~np.isfinite(batch).all(1))[0])]
-                raise DataError(f"{self.name}: the vector of text {bad} is not finite: {texts[bad][:60]!r}")
-            if tokens is not None:
-                for row, one, states in zip(rows, ids, _array(hidden), strict=True):
-                    tokens[row] = states[: len(one)].copy()
-            done += len(rows)
-            if progress:
-                progress(done, len(texts))
-        return vectors
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], list[list[int]]]]:
         """Rows and ids of texts of nearly equal length, the longest first."""

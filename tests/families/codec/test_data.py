@@ -1,12 +1,10 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from families.tiny import build, sentences
 from torch import Tensor
 
-from tinsmith.errors import ConfigError
 from tinsmith.families.codec.data import SentenceDataset
 from tinsmith.text.shards import Rows
 from tinsmith.text.teachers import EmbeddingLoader
@@ -43,34 +41,13 @@ def test_a_batch_holds_the_sentences_and_their_teachers_vectors(
     torch.testing.assert_close(batch["z"].norm(dim=-1), torch.ones(3))
 
 
-def test_hidden_states_stand_at_their_tokens(folder: Path, teacher: EmbeddingLoader) -> None:
-    built = build("codec", folder)
-    texts = [row["text"] for row in built.data.artifacts["corpus"].train]
-    batch = rows(built.data.train.dataset, 3, 11)
-    _, states = teacher.encode_with_tokens([texts[3], texts[11]])
-    before = len(teacher.special_ids[0])
-    for i, state in enumerate(states):
-        count = int(batch["mask"][i].sum())
-        expected = torch.from_numpy(np.asarray(state[before : before + count], np.float32))
-        torch.testing.assert_close(batch["hidden"][i, :count].float(), expected, rtol=2e-3, atol=2e-3)
-
-
-def test_validation_has_no_hidden_states(folder: Path) -> None:
-    data = build("codec", folder).data
-    assert "hidden" not in next(iter(data.valid))
-    assert "hidden" not in next(iter(build("codec", folder, "loss.token=0").data.train))
-
-
 def test_what_is_beyond_max_len_is_not_read(folder: Path) -> None:
     batch = next(iter(build("codec", folder, "data.max_len=2").data.train))
     assert batch["tokens"].shape[1] == 2
-    assert batch["hidden"].shape[1] == 2
 
 
 def test_a_fitted_tokenizer_starts_from_the_teachers_vectors_of_its_words(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"loss\.token=0\.5 is not allowed"):
-        build("codec", folder, "data.tokenizer=bpe", "data.vocab_size=300")
-    data = build("codec", folder, "data.tokenizer=bpe", "data.vocab_size=300", "loss.token=0").data
+    data = build("codec", folder, "data.tokenizer=bpe", "data.vocab_size=300").data
     table = data.artifacts["table"]
     assert table.shape == (data.spec.vocab_size, 16)
     assert torch.isfinite(table).all()

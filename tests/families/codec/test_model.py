@@ -65,12 +65,6 @@ def test_what_lies_under_padding_changes_nothing(options: dict[str, Any]) -> Non
     torch.testing.assert_close(FoldedEncoder(model)(tokens, mask), FoldedEncoder(model)(other, mask))
 
 
-def test_z_is_the_mean_of_the_tokens_terms() -> None:
-    out = encoder()(*batch())
-    mask = batch()[1][..., None]
-    torch.testing.assert_close(out.z, (out.tokens * mask).sum(1) / mask.sum(1))
-
-
 def test_only_the_rows_in_use_get_a_gradient() -> None:
     model, (tokens, mask) = encoder(), batch()
     model(tokens, mask).z.sum().backward()

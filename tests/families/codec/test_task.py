@@ -10,26 +10,24 @@ from tinsmith.families.codec.model import CodecSpec, Encoder
 from tinsmith.families.codec.task import CodecTask
 
 
-def fixed(z: torch.Tensor, tokens: torch.Tensor, conv: bool = True) -> torch.nn.Module:
+def fixed(z: torch.Tensor, conv: bool = True) -> torch.nn.Module:
     """A model that always answers the same."""
     module = torch.nn.Module()
-    module.forward = lambda *_: SimpleNamespace(z=z, static=z.flip(1), tokens=tokens)  # type: ignore[method-assign]
+    module.forward = lambda *_: SimpleNamespace(z=z, static=z.flip(1))  # type: ignore[method-assign]
     module.conv = object() if conv else None  # type: ignore[assignment]
     return module
 
 
 def loss(batch: dict[str, torch.Tensor], **weights: float) -> float:
-    terms = {"cos": 0.0, "token": 0.0, "static": 0.0, **weights}
-    task = CodecTask(fixed(Z, TOKENS), LossConfig(**terms), ("a",))  # type: ignore[arg-type]
+    terms = {"cos": 0.0, "static": 0.0, **weights}
+    task = CodecTask(fixed(Z), LossConfig(**terms), ("a",))  # type: ignore[arg-type]
     return task(batch, Context()).loss.item()
 
 
 Z = torch.tensor([[3.0, 0.0], [1.0, 1.0]])
 TARGET = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-TOKENS = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [5.0, 5.0]]])
 MASK = torch.tensor([[True, True], [True, False]])
-HIDDEN = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]])
-BATCH = {"tokens": MASK.long(), "mask": MASK, "z": TARGET, "domain": torch.zeros(2), "hidden": HIDDEN}
+BATCH = {"tokens": MASK.long(), "mask": MASK, "z": TARGET, "domain": torch.zeros(2)}
 HALF = 0.5**0.5
 
 
@@ -37,9 +35,6 @@ def test_each_term_by_hand() -> None:
     assert loss(BATCH, cos=1) == pytest.approx(1 - (1 + HALF) / 2)
     assert loss(BATCH, cos=2) == pytest.approx(2 - (1 + HALF))
     assert loss(BATCH, mse=1) == pytest.approx((0 + (1 - HALF) ** 2 + HALF**2) / 2)
-    assert loss(BATCH, token=1) == pytest.approx(
-        1 - 2 / 3
-    )  # three tokens: 1, 0, 1; the padded one is left out
     assert loss(BATCH, static=1) == pytest.approx(1 - (0 + HALF) / 2)
     assert loss(BATCH, sem=1) == pytest.approx(info_nce(0.05), rel=1e-4)
 
@@ -48,11 +43,6 @@ def info_nce(temperature: float) -> float:
     logits = F.normalize(Z, dim=-1) @ TARGET.T / temperature
     own = torch.arange(2)  # to its own teacher vector among the batch's, and the other way round
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)).item() / 2
-
-
-def test_no_token_term_without_hidden_states() -> None:
-    bare = {key: value for key, value in BATCH.items() if key != "hidden"}
-    assert loss(bare, cos=1, token=1) == pytest.approx(loss(bare, cos=1))
 
 
 def test_evaluation_is_over_the_whole_set() -> None:

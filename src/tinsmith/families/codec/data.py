@@ -37,8 +37,6 @@ class SentenceDataset(BatchDataset):
         ids: one list of token ids a sentence.
         store: the teacher's vectors, in the same order.
         domain: index of each sentence's domain [N].
-        hidden: whether batches hold the teacher's hidden state of each token too.
-        before: how many special tokens the teacher puts in front of a sentence.
         rows: the row in the store of each sentence [N], where its order is another.
     """
 
@@ -47,14 +45,12 @@ class SentenceDataset(BatchDataset):
         ids: Sequence[Sequence[int]],
         store: VectorStore,
         domain: Tensor,
-        hidden: bool = False,
-        before: int = 0,
         rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.lengths = torch.tensor([len(row) for row in ids])
         self._ids = np.fromiter((i for row in ids for i in row), np.int32, int(self.lengths.sum()))
         self._offsets = np.concatenate([[0], self.lengths.numpy().cumsum()])
-        self.store, self.domain, self.hidden, self.before = store, domain, hidden, before
+        self.store, self.domain = store, domain
         self._rows = np.arange(len(ids)) if rows is None else rows
 
     def __len__(self) -> int:
@@ -65,25 +61,18 @@ class SentenceDataset(BatchDataset):
         return F.normalize(torch.from_numpy(np.asarray(self.store.vectors[self._rows[indices]], np.float32)))
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """``tokens``, ``mask`` [B, L]; ``z`` [B, Z]; ``domain`` [B]; perhaps ``hidden`` [B, L, H]."""
+        """``tokens``, ``mask`` [B, L]; ``z`` [B, Z]; ``domain`` [B]."""
         rows = indices.numpy()
         lengths = self.lengths[indices].numpy()
         column = np.arange(lengths.max())[None]
         mask = column < lengths[:, None]
         where = np.where(mask, self._offsets[rows][:, None] + column, 0)
-        batch = {
+        return {
             "tokens": torch.from_numpy(np.where(mask, self._ids[where], 0).astype(np.int64)),
             "mask": torch.from_numpy(mask),
             "z": self.targets(rows),
             "domain": self.domain[indices],
         }
-        if self.hidden:
-            # The teacher may have cut a sentence earlier than we do; its last state stands for the rest.
-            last = self.store.offsets[rows + 1] - 1
-            where = np.minimum(self.store.offsets[rows][:, None] + self.before + column, last[:, None])
-            assert self.store.hidden is not None
-            batch["hidden"] = torch.from_numpy(self.store.hidden[where.ravel()]).view(*where.shape, -1)
-        return batch
 
 
 def make_teacher(cfg: TeacherConfig, device: str = "auto") -> EmbeddingLoader:
@@ -112,7 +101,6 @@ def build_data(cfg: CodecConfig) -> Data:
     tokenizer = _tokenizer(cfg, corpus, teacher)
     domains = tuple(sorted({row["domain"] for row in corpus.train}))
     cache = _cache(cfg)
-    hidden = cfg.loss.token > 0 and _same_tokens(tokenizer, teacher)
     loaders: dict[str, Loader | None] = {}
     ids = {}
     for split in ("train", "valid", "test"):
@@ -120,7 +108,7 @@ def build_data(cfg: CodecConfig) -> Data:
         if not rows:
             loaders[split] = None
             continue
-        ids[split], data = _dataset(cfg, rows, split, tokenizer, teacher, cache, domains, hidden)
+        ids[split], data = _dataset(cfg, rows, split, tokenizer, teacher, cache, domains)
         loaders[split] = Loader(
             data,
             cfg.trainer.batch_size if split == "train" else 128,
@@ -177,14 +165,6 @@ def _tokenizer(cfg: CodecConfig, corpus: Corpus, teacher: EmbeddingLoader) -> To
     return Tokenizer.fit([row["text"] for row in corpus.train], cfg.data.vocab_size)
 
 
-def _same_tokens(tokenizer: Tokenizer, teacher: EmbeddingLoader) -> bool:
-    """Whether the teacher's hidden states stand for our tokens: its own tokeniser, and no prefix."""
-    same = not teacher.recipe.prefix
-    if not same:
-        log.warning("loss.token is left out: this teacher puts a prefix in front of its sentences")
-    return same
-
-
 def _dataset(
     cfg: CodecConfig,
     rows: Sequence[Any],
@@ -193,7 +173,6 @@ def _dataset(
     teacher: EmbeddingLoader,
     cache: Path,
     domains: tuple[str, ...],
-    hidden: bool,
 ) -> tuple[list[list[int]], SentenceDataset]:
     texts = [row["text"] for row in rows]
     ids = [row or [tokenizer.unk_id] for row in tokenizer.encode_batch(texts, cfg.data.max_len)]
@@ -202,9 +181,7 @@ def _dataset(
     given = given_store(cfg, split, teacher, cache)
     if given is not None:
         return ids, SentenceDataset(ids, given, domain, rows=given.rows_of(texts))
-    tokens = hidden and split == "train"
-    store = build_store(cache / "vectors", texts, teacher, _progress(split), tokens)
-    return ids, SentenceDataset(ids, store, domain, tokens, len(teacher.special_ids[0]) if tokens else 0)
+    return ids, SentenceDataset(ids, build_store(cache / "vectors", texts, teacher, _progress(split)), domain)
 
 
 def _progress(split: str) -> Callable[[int, int], None]:

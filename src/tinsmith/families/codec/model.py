@@ -39,12 +39,10 @@ class CodecSpec:
 
 @dataclass(slots=True)
 class Encoded:
-    """``z`` [B, Z] before normalisation, ``static`` [B, Z] the static tier's, ``tokens`` [B, L, Z] the terms
-    whose mean over the mask is ``z``."""
+    """``z`` [B, Z] before normalisation, ``static`` [B, Z] the static tier's."""
 
     z: Tensor
     static: Tensor
-    tokens: Tensor
 
 
 class Encoder(nn.Module):
@@ -81,19 +79,21 @@ class Encoder(nn.Module):
             tokens: ids [B, L], any id where padded.
             mask: True where there is a token [B, L]; a row needs at least one.
         """
-        mask_BL1 = mask[..., None]
-        count = mask.sum(1, keepdim=True)
         x = self.dropout(self.table(tokens))
-        weight = self.log_weight(tokens).exp() * mask_BL1
-        # Scaled so that the plain mean over the tokens is the weighted mean.
-        weight = weight * (count[..., None] / weight.sum(1, keepdim=True))
-        static = self.static(x) * weight
-        terms = static if self.conv is None else static + self.conv(x, mask_BL1)
-        return Encoded(terms.sum(1) / count, static.sum(1) / count, terms)
+        mask_BL1 = mask[..., None].to(x.dtype)
+        # What is linear acts on the mean, of which there is one a sentence.
+        static = self.static(_mean(x, self.log_weight(tokens).exp() * mask_BL1))
+        return Encoded(static if self.conv is None else static + self.conv(x, mask_BL1), static)
+
+
+def _mean(x: Tensor, weight: Tensor) -> Tensor:
+    """The weighted mean over the positions: [B, L, D], [B, L, 1] -> [B, D]."""
+    share = weight / weight.sum(1, keepdim=True)
+    return torch.bmm(share.mT.to(x.dtype), x)[:, 0]
 
 
 class ConvPath(nn.Module):
-    """What the context adds to each token: [B, L, Z] -> [B, L, Z], zero at the start."""
+    """What the context adds to the vector, from the token vectors: zero at the start."""
 
     def __init__(self, cfg: ModelConfig, z_dim: int) -> None:
         super().__init__()
@@ -109,19 +109,17 @@ class ConvPath(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``x`` [B, L, Z], ``mask`` [B, L, 1]."""
-        h, weight = self.contextual(self.inp(x), mask)
-        # Scaled so that the plain mean over the tokens is the gated mean.
-        weight = weight * (mask.sum(1, keepdim=True) / weight.sum(1, keepdim=True))
-        out: Tensor = self.out(h) * weight
-        return out
+        """``x`` [B, L, Z], ``mask`` [B, L, 1] -> [B, Z]."""
+        return self.after_input(self.inp(x), mask)
 
-    def contextual(self, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The blocks: ``h`` [B, L, D] -> normalised [B, L, D]; the tokens' weights [B, L, 1], 0 if padded."""
+    def after_input(self, h: Tensor, mask: Tensor) -> Tensor:
+        """``forward`` from the output of ``inp`` on: ``h`` [B, L, D] -> [B, Z]."""
         for block in self.blocks:
             h = block(h, mask)
         h = self.norm(h)
-        return h, mask if self.gate is None else torch.sigmoid(self.gate(h)) * mask
+        gate = mask if self.gate is None else torch.sigmoid(self.gate(h)) * mask
+        out: Tensor = self.out(_mean(h, gate))
+        return out
 
 
 def _block(cfg: ModelConfig, dilation: int) -> GatedBlock:
@@ -157,8 +155,7 @@ class FoldedEncoder(nn.Module):
         static, weight = rows[..., : self.z_dim].sum(1), rows[..., self.z_dim].sum(1, keepdim=True)
         z = static / weight
         if self.conv is not None:
-            h, gate = self.conv.contextual(rows[..., self.z_dim + 1 :], mask_BL1)
-            z = z + self.conv.out((h * gate).sum(1) / gate.sum(1))
+            z = z + self.conv.after_input(rows[..., self.z_dim + 1 :], mask_BL1)
         return F.normalize(z, dim=-1)
 
     def static_only(self) -> FoldedEncoder:

@@ -20,7 +20,7 @@ class CodecTask(Task):
     """Weighted sum of the terms of ``LossConfig`` over a batch of sentences.
 
     A batch is a dict of ``tokens`` [B, L], ``mask`` [B, L], ``z`` [B, Z] (the teacher's, length one),
-    ``domain`` [B], and, while training with a token term, ``hidden`` [B, L, Z].
+    ``domain`` [B].
     """
 
     monitor = ("cosine", "max")
@@ -33,9 +33,8 @@ class CodecTask(Task):
 
     def forward(self, batch: dict[str, Tensor], ctx: Context) -> StepOutput:
         """The loss; its weight is the number of sentences."""
-        out = self.model(batch["tokens"], batch["mask"])
+        w, out = self.weights, self.model(batch["tokens"], batch["mask"])
         z, target = out.z.float(), batch["z"].float()
-        w = self.weights
         cos = F.cosine_similarity(z, target, dim=-1).mean()
         loss = w.cos * (1 - cos)
         if w.mse:
@@ -44,9 +43,6 @@ class CodecTask(Task):
             loss = loss + w.sem * self.info_nce(z, target)
         if w.static and self.model.conv is not None:
             loss = loss + w.static * (1 - F.cosine_similarity(out.static.float(), target, dim=-1)).mean()
-        if w.token and "hidden" in batch:
-            each = F.cosine_similarity(out.tokens.float(), batch["hidden"].float(), dim=-1)
-            loss = loss + w.token * (1 - (each * batch["mask"]).sum() / batch["mask"].sum())
         return StepOutput(loss, float(len(z)), {"cosine": cos.detach()})
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
