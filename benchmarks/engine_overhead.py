@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-WARM, STEPS = {"small": 200, "large": 20}, {"small": 3000, "large": 200}
+WARM, STEPS = {"small": 200, "large": 20}, {"small": 3000, "large": 400}
 SIZES = ("small", "large")
 BATCHES = {"small": 500, "large": 50}  # in an epoch
 
@@ -40,7 +40,7 @@ class Timed(nn.Module):
             self.net: nn.Module = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 10))
         else:
             self.net = nn.Sequential(
-                nn.Linear(64, 512), nn.GELU(), *[Wide() for _ in range(4)], nn.Linear(512, 10)
+                nn.Linear(64, 256), nn.GELU(), *[Wide() for _ in range(4)], nn.Linear(256, 10)
             )
         self.calls, self.first, self.last = 0, WARM[size], WARM[size] + STEPS[size]
         self.start = self.end = 0.0
@@ -58,7 +58,7 @@ class Timed(nn.Module):
 class Wide(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.LayerNorm(512), nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 512))
+        self.inner = nn.Sequential(nn.LayerNorm(256), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 256))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.inner(x)

@@ -17,6 +17,7 @@ _NAMES = {
     "Loader": "data",
     "get_optimizer": "optim",
     "clip_grad_norm": "optim",
+    "Muon": "muon",
     "get_scheduler": "schedules",
     "Schedule": "schedules",
     "get_loss_fn": "losses",

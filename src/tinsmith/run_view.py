@@ -11,6 +11,8 @@ from tinsmith.runs import Run
 from tinsmith.settings import settings_of, show
 from tinsmith.yaml_file import parse_yaml, read_yaml, to_yaml
 
+_CLOCK = ("seconds", "time")  # of a row of metrics.jsonl: no result
+
 
 def row(run: Run) -> dict[str, Any]:
     """A run as a row of ``tinsmith runs ls``."""
@@ -79,7 +81,7 @@ def _last_rows(path: Path) -> dict[str, dict[str, Any]]:
                 if line.endswith("\n"):  # a line that was being written when the process died has none
                     lines["val" if '"val"' in line else "train"] = line
     return {
-        split: {f"{split}.{key}": value for key, value in _numbers(_load(line)) if key != "time"}
+        split: {f"{split}.{key}": value for key, value in _numbers(_load(line)) if key not in _CLOCK}
         for split, line in sorted(lines.items())
     }
 

@@ -41,7 +41,8 @@ def test_a_line_every_so_many_steps_and_one_for_each_evaluation() -> None:
     ]
     assert set(events[0][2]) == {"epoch", "loss", "lr", "grad_norm"}
     assert set(events[2][2]) == {"epoch", "loss", "lr", "grad_norm", "samples_per_sec"}
-    assert events[1][2]["loss"] > 0
+    assert {"epoch", "seconds", "loss"} <= set(events[1][2])
+    assert 0 < events[1][2]["seconds"] < events[3][2]["seconds"]
 
 
 def test_the_log_is_on_the_disk_before_the_checkpoint_is(

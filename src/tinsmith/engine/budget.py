@@ -18,7 +18,9 @@ from tinsmith.errors import ResourceError
 if TYPE_CHECKING:
     from tinsmith.engine.trainer import Trainer
 
-_WARM_UP, _TIMED = 3, 16  # steps
+_WARM_UP, _TIMED = 3, 16  # steps, at least
+# Steps differ, as their batches' lengths do: this share of the minutes is timed, up to so many seconds.
+_TIMED_SHARE, _TIMED_SECONDS = 0.04, 8.0
 _SHARE = 0.97  # of the minutes is planned for: saving and a slower second half take the rest
 
 
@@ -71,12 +73,16 @@ def steps_that_fit(trainer: Trainer, batches: Batches, val_batches: Batches | No
 
 def _time_steps(trainer: Trainer, batches: Batches) -> float:
     """Seconds per step over the first batches, whose order is as random as any."""
-    scratch = Loop(trainer.parts, State(max_steps=_WARM_UP + _TIMED), Means())
+    enough = min(_TIMED_SHARE * 60 * trainer.max_minutes, _TIMED_SECONDS)
+    scratch = Loop(trainer.parts, State(), Means())
+    start = math.inf
     for step in scratch.steps(batches, None):
         if step == _WARM_UP:
             start = time.monotonic()
+        elif step >= _WARM_UP + _TIMED and time.monotonic() - start >= enough:
+            break
     float(scratch.means.log()["loss"])  # on a GPU, wait for the last step
-    return (time.monotonic() - start) / _TIMED
+    return (time.monotonic() - start) / (step - _WARM_UP)
 
 
 def _time_evaluation(trainer: Trainer, val_batches: Batches | None) -> float:

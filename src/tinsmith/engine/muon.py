@@ -94,7 +94,7 @@ class Muon(Optimizer):
         return loss
 
     def _move(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)

@@ -71,9 +71,10 @@ class Reporter:
         return record
 
     def evaluation(self, loop: Loop, metrics: dict[str, float]) -> None:
-        """Note an evaluation."""
-        step = loop.state.step
-        self._call_hooks({"epoch": loop.state.epoch, **metrics}, step, "val")
+        """Note an evaluation; ``seconds`` are those of the training so far."""
+        state = loop.state
+        step, seconds = state.step, round(state.seconds, 3)
+        self._call_hooks({"epoch": state.epoch, "seconds": seconds, **metrics}, step, "val")
         if self._progress is not None:
             shown = " ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:6])
             self._progress.line(f"  validation at step {step}: {shown}")

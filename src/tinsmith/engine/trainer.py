@@ -162,10 +162,11 @@ class Trainer:
             self.early_stopping = EarlyStopping(early_stopping, mode=mode)
         if resume and self.saver is not None and self.state.step == 0:
             snapshot.load_newest(self, self.saver.root)
+        start = time.monotonic() - self.state.seconds
         with self._session(), stop_on_signals(self.stop) as caught:
             limit = self._plan(batches, val_batches, epochs)
             if self.early_stopping is None or not self.early_stopping.stopped:
-                self._run(batches, val_batches, limit, monitor, mode)
+                self._run(batches, val_batches, limit, monitor, mode, start)
         if caught:
             saved = f" A checkpoint is in {self.saver.root}." if self.saver is not None else ""
             raise KeyboardInterrupt(f"{caught[0]} at step {self.state.step}.{saved}")
@@ -273,10 +274,15 @@ class Trainer:
     # ---- running ------------------------------------------------------------------------------------
 
     def _run(
-        self, batches: Batches, val_batches: Batches | None, limit: int | None, monitor: str, mode: Mode
+        self,
+        batches: Batches,
+        val_batches: Batches | None,
+        limit: int | None,
+        monitor: str,
+        mode: Mode,
+        start: float,
     ) -> None:
         state, loop = self.state, self.loop
-        start = time.monotonic() - state.seconds
         state.finished = False
         for step in loop.steps(batches, limit):
             self.reporter.step(loop)

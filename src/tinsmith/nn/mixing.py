@@ -41,7 +41,7 @@ class _Depthwise(torch.autograd.Function):
         return _shifted_sum(x, weight, dilation)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         by_tap = torch.zeros_like(weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tinsmith.report.folder import RunFolder, is_number
 from tinsmith.report.svg import MAX_POINTS, Series, chart
 
-_NOT_CURVES = ("step", "split", "epoch", "time")
+_NOT_CURVES = ("step", "split", "epoch", "seconds", "time")
 _LAST = ("lr", "grad_norm", "samples_per_sec", "tokens_per_sec")  # how it went comes after what came out
 _TITLES = {
     "lr": "learning rate",

@@ -103,7 +103,7 @@ class CodecOptimizerConfig(OptimizerConfig):
 
     name: str = "muon"
     lr: float = 0.015
-    sparse_lr: float = 0.01  # of the token table
+    sparse_lr: float = 0.015  # of the token table
 
     def validate(self) -> None:
         super().validate()
