@@ -6,7 +6,8 @@
 Teacher vectors are computed first and kept; the minutes are those of training (``trainer.max_minutes``),
 evaluations included. Further words are settings of the run. ``--more-data`` adds to the training split, and
 to nothing else, other English sentences of the same data folder and stretches of its longer sentences; what
-a held-out split holds is left out.
+a held-out split holds is left out. ``--sentences FILE`` (JSON lines with ``text`` and ``domain``) adds those
+of a file of your own: any that shares six words in a row with a held-out sentence is left out.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 3, 8])
     parser.add_argument("--runs", default="runs", help="where the run folders go")
     parser.add_argument("--more-data", action="store_true")
+    parser.add_argument("--sentences", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_intermixed_args()
     folder = data_folder() / "sentences"
     console.configure(quiet=True)
     with tempfile.TemporaryDirectory() as scratch:
         train_file = folder / "mixed_train.jsonl.gz"
-        if args.more_data:
-            train_file = more_sentences(folder, Path(scratch) / "more_train.jsonl")
+        if args.more_data or args.sentences:
+            train_file = more_sentences(folder, args.sentences, Path(scratch) / "more_train.jsonl")
         return measure(args, folder, train_file)
 
 
@@ -93,17 +95,21 @@ def train(
     return rows, path
 
 
-def more_sentences(folder: Path, target: Path) -> Path:
-    """The training split, everyday sentences of a translation corpus, and stretches of long sentences."""
-    held_out = {
-        bare(row["text"]) for split in ("valid", "test") for row in read(folder / f"mixed_{split}.jsonl.gz")
-    }
+def more_sentences(folder: Path, others: list[Path], target: Path) -> Path:
+    """The training split, everyday sentences of translations, ``others``, and stretches of the long ones."""
+    held_out = [
+        row["text"] for split in ("valid", "test") for row in read(folder / f"mixed_{split}.jsonl.gz")
+    ]
     rows = list(read(folder / "mixed_train.jsonl.gz"))
-    with gzip.open(folder.parent / "translation" / "tatoeba_deu_eng.tsv.gz", "rt", encoding="utf-8") as file:
-        everyday = [{"text": line.split("\t")[0], "domain": "tatoeba"} for line in file]
-    seen = set(held_out)
+    translations = folder.parent / "translation" / "tatoeba_deu_eng.tsv.gz"
+    everyday = [{"text": line.split("\t")[0], "domain": "tatoeba"} for line in lines(translations)]
+    phrases = {phrase for text in held_out for phrase in six_words(text)}
+    own = [
+        row for file in others for row in read(file) if not any(p in phrases for p in six_words(row["text"]))
+    ]
+    seen = {bare(text) for text in held_out}
     with target.open("w", encoding="utf-8") as out:
-        for row in [*rows, *everyday, *stretches(rows)]:
+        for row in [*rows, *everyday, *stretches(rows), *own, *stretches(own)]:
             if bare(row["text"]) not in seen and len(row["text"].split()) >= 3:
                 seen.add(bare(row["text"]))
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -111,8 +117,18 @@ def more_sentences(folder: Path, target: Path) -> Path:
 
 
 def read(path: Path) -> Iterator[dict[str, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
+    return map(json.loads, lines(path))
+
+
+def lines(path: Path) -> Iterator[str]:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        yield from file
+
+
+def six_words(text: str) -> Iterator[str]:
+    """Every six words in a row."""
+    words = bare(text).split()
+    return (" ".join(words[i : i + 6]) for i in range(len(words) - 5))
 
 
 def bare(text: str) -> str:
