@@ -25,6 +25,7 @@ from tinsmith.engine.contract import Data, Family, Task
 from tinsmith.engine.device import get_device, log_model_info
 from tinsmith.engine.loggers import JsonlLogger, TensorBoardLogger
 from tinsmith.engine.optim import get_optimizer
+from tinsmith.engine.resources import ResourceMonitor
 from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
@@ -113,7 +114,9 @@ def _assemble(name: str, cfg: Any, open_folder: Callable[[], Path]) -> Assembled
     folder = open_folder()
     set_seed(cfg.seed, cfg.trainer.deterministic)  # whatever building the data drew
     task = family.build_task(cfg, family.build_model(cfg, data.spec), data)
-    return Assembled(family, cfg, folder, data, task, build_trainer(cfg, task, folder / "checkpoints"))
+    trainer = build_trainer(cfg, task, folder / "checkpoints")
+    trainer.monitor = ResourceMonitor(**asdict(cfg.resources), path=folder / "resources.jsonl")
+    return Assembled(family, cfg, folder, data, task, trainer)
 
 
 def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
@@ -148,6 +151,9 @@ def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
         eval_every=t.eval_every,
         save_seconds=t.save_seconds,
         keep_checkpoints=t.keep_checkpoints,
+        on_nonfinite=t.on_nonfinite,
+        on_spike=t.on_spike,
+        spike_factor=t.spike_factor,
         deterministic=t.deterministic,
         progress=not console.is_quiet(),
     )

@@ -39,7 +39,7 @@ def rehearse(trainer: Trainer, batches: Batches) -> None:
     scratch = Loop(trainer.parts, State(max_steps=trainer.state.max_steps), Means())
     try:
         with preserve_rng():
-            scratch.forward_backward(batch, GradientAccumulator(1))
+            scratch.backward(scratch.forward(batch), GradientAccumulator(1))
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

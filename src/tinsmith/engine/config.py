@@ -23,6 +23,8 @@ SCHEDULERS = (
     "one_cycle",
     "plateau",
 )
+NONFINITE_POLICIES = ("stop", "skip", "rollback")
+SPIKE_POLICIES = ("ignore", "rollback")
 PRECISIONS = ("auto", "off", "bf16", "fp16")
 
 
@@ -90,6 +92,9 @@ class TrainerConfig:
     save_seconds: float = 30.0  # seconds between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept, at least 2
     early_stopping: int = 0  # validations without progress before the run stops; 0 = never
+    on_nonfinite: str = "stop"  # a loss or gradient that is not finite: stop | skip (the batch) | rollback
+    on_spike: str = "ignore"  # a loss that leaps: ignore (only logged) | rollback
+    spike_factor: float = 10.0  # a leap is more than so many times the median of the last 100 losses
     deterministic: bool = True  # the same seed gives the same weights
     num_workers: int = 0  # processes that load data; the result does not depend on it
 
@@ -99,6 +104,9 @@ class TrainerConfig:
             check(low <= value < float("inf"), f"trainer.{name}", value, f"{low} or more")
         check(0 <= self.ema < 1, "trainer.ema", self.ema, "a decay, 0 <= ema < 1 (0 = no average)")
         check_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        check_choice("trainer.on_nonfinite", self.on_nonfinite, NONFINITE_POLICIES)
+        check_choice("trainer.on_spike", self.on_spike, SPIKE_POLICIES)
+        check(self.spike_factor > 1, "trainer.spike_factor", self.spike_factor, "above 1")
 
 
 _LOWEST = {
@@ -115,6 +123,22 @@ _LOWEST = {
     "early_stopping": 0,
     "num_workers": 0,
 }
+
+
+@dataclass
+class ResourcesConfig:
+    """When to warn about the machine; its figures go to ``resources.jsonl``."""
+
+    cpu_warning_threshold: float = 0.0  # percent of all cores in use; 0 = no warning (training is meant to)
+    memory_warning_threshold: float = 90.0  # percent of the machine's memory in use; 0 = no warning
+    gpu_memory_warning_threshold: float = 95.0  # percent of the GPU's memory in use; 0 = no warning
+    slow_batch_threshold: float = 0.0  # seconds of a step; 0 = no warning
+
+    def validate(self) -> None:
+        for item in fields(self):
+            value, percent = getattr(self, item.name), item.name != "slow_batch_threshold"
+            allowed = "a percentage, 0 (no warning) to 100" if percent else "seconds, 0 or more"
+            check(0 <= value <= (100 if percent else float("inf")), f"resources.{item.name}", value, allowed)
 
 
 @dataclass
@@ -141,6 +165,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def validate(self) -> None:

@@ -38,6 +38,7 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
     def epoch(self, epoch: int, cursor: int = 0) -> Iterator[Counted]: ...
+    def samples(self, epoch: int, cursor: int, count: int) -> list[int]: ...
     def longest(self) -> Any: ...
 
 
@@ -136,6 +137,10 @@ class Loader:
         if self.num_workers and chunks:
             return self._from_workers(epoch, chunks)
         return ((len(chunk), self._fetch(chunk, self.seed, epoch)) for chunk in chunks)
+
+    def samples(self, epoch: int, cursor: int, count: int) -> list[int]:
+        """The indices of the ``count`` samples from ``cursor`` on."""
+        return [int(i) for i in self.order(epoch)[cursor : cursor + count]]
 
     def _from_workers(self, epoch: int, chunks: list[Tensor]) -> Iterator[Counted]:
         """Fresh workers each epoch; the loader's own generator keeps the global ones untouched."""
@@ -290,6 +295,10 @@ class Replayed:
                 generator.manual_seed(derive_seed(self.seed, epoch))
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
+
+    def samples(self, epoch: int, cursor: int, count: int) -> list[int]:
+        """None: a loader of somebody else's does not tell them."""
+        return []
 
     def longest(self) -> Any:
         """The first batch: nothing is known of the others."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ from tinsmith.engine.optim import clip_grad_norm
 from tinsmith.engine.schedules import Schedule
 from tinsmith.engine.state import State
 from tinsmith.engine.window import Means
-from tinsmith.errors import DivergedError
+
+if TYPE_CHECKING:
+    from tinsmith.engine.guard import Guard
 
 
 @dataclass(slots=True)
@@ -45,44 +47,60 @@ class Parts:
         return float(self.optimizer.param_groups[0]["lr"])
 
 
+@dataclass(slots=True)
+class Window:
+    """The batches of one optimiser step: ``counts`` says how far each moves the cursor of ``source``."""
+
+    source: Batches
+    epoch: int
+    cursor: int
+    batches: list[Any] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    last: bool = False
+    outs: list[StepOutput] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How far the window moves the cursor."""
+        return sum(self.counts)
+
+    def mean_loss(self) -> float:
+        """The loss of the window. Reads it from the device."""
+        if len(self.outs) == 1:
+            return self.outs[0].loss.item()
+        total = sum(float(out.weight) for out in self.outs)
+        return sum(out.loss.item() * float(out.weight) for out in self.outs) / total if total else 0.0
+
+
 class Loop:
     """Takes optimiser steps over epochs of batches, from wherever ``state`` stands.
 
-    ``carry`` is the task's state between batches; ``grad_norm`` that of the last step (None if not
-    measured); ``epoch_done`` is true after a step that ended an epoch.
+    The counters and the means move when a step is done with, so that whatever interrupts it leaves the
+    boundary before it. ``carry`` is the task's state between batches; ``grad_norm`` that of the last step
+    (None if not measured); ``epoch_done`` is true after a step that ended an epoch.
     """
 
-    def __init__(self, parts: Parts, state: State, means: Means) -> None:
-        self.parts, self.state, self.means = parts, state, means
+    def __init__(self, parts: Parts, state: State, means: Means, guard: Guard | None = None) -> None:
+        self.parts, self.state, self.means, self.guard = parts, state, means, guard
         self.carry: Any = None
         self.grad_norm: Tensor | None = None
         self.epoch_done = False
         self._parameters = parts.parameters()
-        self._check = parts.device.type == "cpu"  # reading a number is free there; on a GPU it would wait
 
     def steps(self, batches: Batches, epochs: int | None) -> Iterator[int]:
         """Yield the number of the optimiser step just taken, until the steps or the epochs are used up."""
         state = self.state
         while self._goes_on(epochs):
-            self.epoch_done = False
-            accumulator = GradientAccumulator(self.parts.accumulate)
-            read = 0
-            rest = iter(batches.epoch(state.epoch, state.cursor))
-            current = next(rest, None)
-            while current is not None:
-                count, batch = current
-                self.forward_backward(batch, accumulator)
-                read += 1
-                state.cursor += count
-                state.samples += count
-                # Looking one batch ahead tells the last one, whose window may be short.
-                current = next(rest, None)
-                if not accumulator.ready and current is not None:
-                    continue
-                self.apply(accumulator)
-                self.epoch_done = current is None
-                if self.epoch_done:
+            self.epoch_done, read = False, False
+            for window in self._windows(batches):
+                read = True
+                self.step(window)
+                state.samples += window.count
+                state.cursor += window.count
+                self.epoch_done = window.last
+                if window.last:
                     state.epoch, state.cursor = state.epoch + 1, 0
+                state.step += 1
                 yield state.step
                 if state.max_steps and state.step >= state.max_steps:
                     return
@@ -95,37 +113,91 @@ class Loop:
             return state.step < state.max_steps
         return epochs is None or state.epoch < epochs
 
-    def forward_backward(self, batch: Any, accumulator: GradientAccumulator) -> StepOutput:
-        """The loss of a batch and its gradient, added to the window's."""
+    def _windows(self, batches: Batches) -> Iterator[Window]:
+        """The rest of the epoch. Looking one batch ahead tells the last window, which may be short."""
+        epoch, cursor = self.state.epoch, self.state.cursor
+        rest = iter(batches.epoch(epoch, cursor))
+        current = next(rest, None)
+        while current is not None:
+            window = Window(batches, epoch, cursor)
+            while current is not None and len(window.batches) < self.parts.accumulate:
+                count, batch = current
+                window.counts.append(count)
+                window.batches.append(batch)
+                current = next(rest, None)
+            window.last = current is None
+            cursor += window.count
+            yield window
+
+    def step(self, window: Window) -> None:
+        """One optimiser step; where the guard finds trouble, its policy in place of the step."""
+        guard = self.guard
+        if guard is not None:
+            guard.begin(self)
+        carry, trouble = self.compute(window)
+        if guard is not None and (trouble := trouble or guard.spike(self, window)):
+            guard.handle(self, window, trouble)
+            return
+        self.move()
+        self.carry = carry
+        for out in window.outs:
+            self.means.add(out)
+        if guard is not None:
+            guard.passed(self)
+
+    def compute(self, window: Window) -> tuple[Any, str]:
+        """The window's gradient, clipped. Returns the carry, and what is not finite ("" if all is well)."""
+        parts, carry = self.parts, self.carry
+        accumulator = GradientAccumulator(parts.accumulate)
+        # On a GPU reading a number waits, and a loss that is not finite shows in the gradient's norm; but not
+        # under a GradScaler, which takes an overflow for its own doing and would leave out every step.
+        watched = self.guard is not None and (parts.device.type == "cpu" or parts.scaler is not None)
+        for batch in window.batches:
+            out = self.forward(batch, carry)
+            window.outs.append(out)
+            carry = out.carry
+            if watched and not math.isfinite(loss := out.loss.item()):
+                return carry, f"the loss became {loss}"
+            self.backward(out, accumulator)
+        if parts.scaler is not None:
+            parts.scaler.unscale_(parts.optimizer)
+        accumulator.finish(self._parameters)
+        return carry, self._clip()
+
+    def forward(self, batch: Any, carry: Any = None) -> StepOutput:
+        """The task's answer to a batch."""
         parts, state = self.parts, self.state
         if parts.device.type != "cpu":
             batch = to_device(batch, parts.device)
-        context = Context(state.step, state.max_steps, self.carry)
+        context = Context(state.step, state.max_steps, carry)
         if parts.precision is None:
             out: StepOutput = parts.task(batch, context)
         else:
             with autocast(parts.device, parts.precision):
                 out = parts.task(batch, context)
-        if self._check and not math.isfinite(out.loss.item()):
-            raise DivergedError(self._diverged(f"the loss became {out.loss.item()}"))
-        loss = out.loss if parts.scaler is None else parts.scaler.scale(out.loss)
-        accumulator.backward(loss, out.weight)
-        self.carry = out.carry
-        self.means.add(out)
         return out
 
-    def apply(self, accumulator: GradientAccumulator) -> None:
-        """Move the weights by the window's gradient."""
-        parts, state = self.parts, self.state
-        if parts.scaler is not None:
-            parts.scaler.unscale_(parts.optimizer)
-        accumulator.finish(self._parameters)
-        if parts.grad_clip is not None:
-            self.grad_norm = clip_grad_norm(self._parameters, parts.grad_clip)
-            if self._check and not math.isfinite(self.grad_norm.item()):
-                raise DivergedError(self._diverged(f"the gradient's norm became {self.grad_norm.item()}"))
+    def backward(self, out: StepOutput, accumulator: GradientAccumulator) -> None:
+        """Add a batch's gradient to the window's."""
+        scaler = self.parts.scaler
+        accumulator.backward(out.loss if scaler is None else scaler.scale(out.loss), out.weight)
+
+    def _clip(self) -> str:
+        """Clip and measure the gradient; what is wrong with it."""
+        parts = self.parts
+        if parts.grad_clip is None and self.guard is None:
+            return ""
+        self.grad_norm = clip_grad_norm(self._parameters, parts.grad_clip)
+        # A GradScaler finds its factor by overflowing, and leaves such a step out by itself.
+        if self.guard is None or parts.scaler is not None or math.isfinite(norm := self.grad_norm.item()):
+            return ""
+        return f"the gradient's norm became {norm}"
+
+    def move(self) -> None:
+        """Move the weights by the gradient, at the learning rate of the step."""
+        parts = self.parts
         if parts.schedule is not None:
-            parts.schedule.set(state.step)
+            parts.schedule.set(self.state.step)
         if parts.scaler is None:
             parts.optimizer.step()
         else:
@@ -134,12 +206,3 @@ class Loop:
         parts.optimizer.zero_grad(set_to_none=True)
         if parts.ema is not None:
             parts.ema.update()
-        state.step += 1
-
-    def _diverged(self, what: str) -> str:
-        lr = self.parts.lr()
-        norm = "not measured" if self.grad_norm is None else f"{self.grad_norm.item():.3g}"
-        return (
-            f"{what} at step {self.state.step} (lr {lr:.3g}, last gradient norm {norm}). The weights were "
-            f"not moved by it. Try a tenth of the learning rate, or a smaller grad_clip."
-        )

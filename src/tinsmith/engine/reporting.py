@@ -66,6 +66,8 @@ class Reporter:
         record: dict[str, Any] = {"epoch": loop.state.epoch, **loop.means.log(), "lr": loop.parts.lr()}
         if loop.grad_norm is not None:
             record["grad_norm"] = float(loop.grad_norm)
+        if loop.guard is not None and loop.guard.skipped:
+            record["skipped"] = loop.guard.skipped
         if before[0] and now > before[0]:
             record["samples_per_sec"] = (self._mark[1] - before[1]) / (now - before[0])
         return record

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BACKGROUND_BYTES = 50 << 20  # below, a thread saves less than it costs
+
 
 def capture(
     trainer: Trainer, best_here: float | None = None, clone: bool = False
@@ -50,14 +54,15 @@ def capture(
         }
     )
     tensors: Parts = {"model": trainer.task.state_dict(), "optimizer": optimizer, "extra": extra}
+    guarded, guard_tree = flatten(trainer.guard.state_dict())
+    if guarded:
+        tensors["guard"] = guarded
     ema = None
     if parts.ema is not None:
         averaged = parts.ema.state_dict()
         tensors["ema"], ema = averaged["shadow"], averaged["updates"]
     if clone:
-        tensors = {
-            stem: {k: v.detach().cpu().clone() for k, v in part.items()} for stem, part in tensors.items()
-        }
+        tensors = copy_tensors(tensors)
     state = {
         **trainer.state.to_json(),
         "metrics": to_jsonable(trainer.metrics),
@@ -66,6 +71,7 @@ def capture(
         "optimizer": optimizer_tree,
         "extra": extra_tree,
         "ema_updates": ema,
+        "guard": guard_tree,
         "means": to_jsonable(loop.means.state_dict()),
         "early_stopping": None
         if trainer.early_stopping is None
@@ -98,6 +104,8 @@ def restore(trainer: Trainer, tensors: Parts, state: dict[str, Any]) -> None:
         parts.ema.load_state_dict({"shadow": tensors["ema"], "updates": state["ema_updates"]})
     if trainer.early_stopping is not None and state["early_stopping"] is not None:
         trainer.early_stopping.load_state_dict(from_jsonable(state["early_stopping"]))
+    if "guard" in state:
+        trainer.guard.load_state_dict(unflatten(tensors.get("guard", {}), state["guard"]))
     loop.carry = _moved(extra["carry"], trainer.device)
     loop.means.load_state_dict(from_jsonable(state["means"]))
     trainer.metrics = from_jsonable(state["metrics"])
@@ -137,6 +145,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def save(trainer: Trainer, path: Path) -> None:
     """A checkpoint folder at ``path``, or with ``.pt`` one file of the plain dict for exchange."""
+    trainer.guard.check_weights(trainer.loop)
     best = trainer.state.best_metric if trainer.state.best_step == trainer.state.step else None
     if path.suffix == ".pt":
         _save_exchange(trainer, path)
@@ -203,46 +212,116 @@ def load_newest(trainer: Trainer, root: Path, strict: bool = False) -> bool:
     return True
 
 
+def copy_tensors(parts: Parts, buffers: dict[str, Tensor] | None = None) -> Parts:
+    """Copies on the CPU; tied tensors stay tied. ``buffers`` are written over where they fit, and kept."""
+    buffers = {} if buffers is None else buffers
+    known: dict[tuple[Any, ...], Tensor] = {}
+    copies: Parts = {}
+    for stem, part in parts.items():
+        for name, tensor in part.items():
+            tensor = tensor.detach()
+            key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+            if key not in known or not tensor.numel():
+                known[key] = _copied(tensor, buffers, f"{stem}/{name}")
+            copies.setdefault(stem, {})[name] = known[key]
+        copies.setdefault(stem, {})
+    return copies
+
+
+def _copied(tensor: Tensor, buffers: dict[str, Tensor], name: str) -> Tensor:
+    buffer = buffers.get(name)
+    if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+        buffer = buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+    buffer.copy_(tensor)
+    return buffer
+
+
+@dataclass(slots=True)
+class _Job:
+    """A checkpoint to write."""
+
+    step: int
+    parts: Parts
+    values: dict[str, Any]
+
+
 class Saver:
     """Writes checkpoints every so many seconds and at the end, and keeps the newest and the best.
 
     The best weights are copied when they are found and written before the next checkpoint: a run that is
-    killed in between finds them again, since it takes the same steps again.
+    killed in between finds them again, since it takes the same steps again. What is large is copied and
+    written by a thread while the training goes on: one at a time, and its error is raised at the next step.
     """
 
     def __init__(self, root: Path, seconds: float, keep: int) -> None:
         self.root, self.seconds, self.keep = root, seconds, keep
         self._last = time.monotonic()
-        self._best: tuple[int, Parts, dict[str, Any]] | None = None
+        self._best: _Job | None = None
+        self._buffers: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def remember_best(self, trainer: Trainer) -> None:
         """Copy the trainer's state as the best so far."""
-        self._best = (trainer.state.step, *capture(trainer, trainer.state.best_metric, clone=True))
+        trainer.guard.check_weights(trainer.loop)
+        self._best = _Job(trainer.state.step, *capture(trainer, trainer.state.best_metric, clone=True))
 
     def maybe_save(self, trainer: Trainer) -> None:
-        """Save if it is time."""
-        if time.monotonic() - self._last >= self.seconds:
-            self.save(trainer)
+        """Save if it is time, in the background if it is much.
 
-    def save(self, trainer: Trainer) -> None:
+        Raises:
+            ResourceError: this save, or the one in the background, failed.
+        """
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+        if time.monotonic() - self._last >= self.seconds and self._thread is None:
+            self.save(trainer, background=True)
+
+    def save(self, trainer: Trainer, background: bool = False) -> None:
         """Write the best weights that wait, then the state as it is now; delete what is old."""
-        state = trainer.state
+        self.wait()
+        trainer.guard.check_weights(trainer.loop)
         trainer.reporter.sync()
+        state = trainer.state
         best_here = state.best_metric if state.best_step == state.step else None
-        if self._best is not None and self._best[0] != state.step:
-            step, parts, values = self._best
-            self._write(step, state.run_id, parts, values)
+        jobs = [self._best] if self._best is not None and self._best.step != state.step else []
         self._best = None
-        self._write(state.step, state.run_id, *capture(trainer, best_here))
-        checkpoint.prune(self.root, state.run_id, self.keep)
+        jobs.append(_Job(state.step, *capture(trainer, best_here)))
         self._last = time.monotonic()
+        if background and _size(jobs[-1].parts) >= _BACKGROUND_BYTES:
+            jobs[-1].parts = copy_tensors(jobs[-1].parts, self._buffers)
+            self._thread = threading.Thread(target=self._try_to_write, args=(jobs, state.run_id))
+            self._thread.start()
+        else:
+            self._write(jobs, state.run_id)
 
-    def _write(self, step: int, run_id: str, parts: Parts, values: dict[str, Any]) -> None:
-        folder = self._free_name(f"step-{step:08d}-{run_id}")
-        checkpoint.write_checkpoint(folder, parts, values)
-        checkpoint.link(self.root, "last", folder)
-        if values["best_here"] is not None:
-            checkpoint.link(self.root, "best", folder)
+    def wait(self) -> None:
+        """Until nothing is being written.
+
+        Raises:
+            ResourceError: what was written in the background could not be.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _try_to_write(self, jobs: list[_Job], run_id: str) -> None:
+        try:
+            self._write(jobs, run_id)
+        except BaseException as error:  # the trainer raises it
+            self._error = error
+
+    def _write(self, jobs: list[_Job], run_id: str) -> None:
+        for job in jobs:
+            folder = self._free_name(f"step-{job.step:08d}-{run_id}")
+            checkpoint.write_checkpoint(folder, job.parts, job.values)
+            checkpoint.link(self.root, "last", folder)
+            if job.values["best_here"] is not None:
+                checkpoint.link(self.root, "best", folder)
+        checkpoint.prune(self.root, run_id, self.keep)
 
     def _free_name(self, name: str) -> Path:
         """The name, or a numbered one: nothing is overwritten when a step is saved again after a resume."""
@@ -251,3 +330,7 @@ class Saver:
             n += 1
             folder = self.root / f"{name}-{n}"
         return folder
+
+
+def _size(parts: Parts) -> int:
+    return sum(tensor.nbytes for part in parts.values() for tensor in part.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -18,10 +19,12 @@ from tinsmith.engine.contract import Mode, Task
 from tinsmith.engine.data import Batches, as_batches, to_device
 from tinsmith.engine.device import autocast, get_device, resolve_precision
 from tinsmith.engine.ema import EMA
+from tinsmith.engine.guard import Guard
 from tinsmith.engine.interrupt import stop_on_signals
 from tinsmith.engine.loop import Loop, Parts
 from tinsmith.engine.optim import get_optimizer
 from tinsmith.engine.reporting import Hook, Reporter
+from tinsmith.engine.resources import ResourceMonitor
 from tinsmith.engine.schedules import Schedule
 from tinsmith.engine.seed import deterministic_algorithms, preserve_rng
 from tinsmith.engine.snapshot import Saver
@@ -29,7 +32,7 @@ from tinsmith.engine.state import History, State
 from tinsmith.engine.stopping import EarlyStopping
 from tinsmith.engine.supervised import SupervisedTask
 from tinsmith.engine.window import Means
-from tinsmith.errors import ConfigError
+from tinsmith.errors import ConfigError, DivergedError, ResourceError
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,10 @@ class Trainer:
         eval_every: steps between two validations; 0 for one after each epoch.
         save_seconds: seconds between two checkpoints. Best weights are saved with the next one.
         keep_checkpoints: how many are kept, at least two, and the best beside them.
+        on_nonfinite, on_spike, spike_factor: what to do about a loss or a gradient that is not finite, and
+            about a loss that leaps; see ``Guard``.
         deterministic: torch's deterministic algorithms while training.
+        monitor: watches the machine, and is closed at the end of ``fit``.
         progress: show a live line on a terminal, one line per log interval elsewhere.
 
     Raises:
@@ -85,7 +91,11 @@ class Trainer:
         eval_every: int = 0,
         save_seconds: float = 30.0,
         keep_checkpoints: int = 2,
+        on_nonfinite: str = "stop",
+        on_spike: str = "ignore",
+        spike_factor: float = 10.0,
         deterministic: bool = True,
+        monitor: ResourceMonitor | None = None,
         progress: bool = True,
     ) -> None:
         if accumulate < 1 or log_every < 1:
@@ -113,9 +123,12 @@ class Trainer:
         )
         self.seed, self.deterministic = seed, deterministic
         self.max_steps, self.max_minutes, self.eval_every = max_steps, max_minutes, eval_every
-        self.reporter = Reporter(log_every, progress)
+        self.reporter, self.monitor = Reporter(log_every, progress), monitor
         self.state = State()
-        self.loop = Loop(self.parts, self.state, Means())
+        self.guard = Guard(on_nonfinite, on_spike, spike_factor)
+        if self.parts.scaler is not None and on_spike == "rollback":
+            raise ConfigError("on_spike=rollback is not for fp16 on a GPU: its scale leaps. Use bf16.")
+        self.loop = Loop(self.parts, self.state, Means(), self.guard)
         self.early_stopping: EarlyStopping | None = None
         self.metrics: dict[str, float] = {}
         self.saver = Saver(Path(checkpoint_dir), save_seconds, keep_checkpoints) if checkpoint_dir else None
@@ -150,7 +163,8 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: at Ctrl-C or SIGTERM, after the step under way and a checkpoint.
-            DivergedError: the loss or a gradient is not finite; the weights are those before that step.
+            DivergedError: the loss or a gradient is not finite, and ``on_nonfinite`` says to stop. The state
+                before that step is saved: ``on_nonfinite="skip"`` can go on from there.
             ResourceError: the longest batch does not fit into memory, or the disk is full.
         """
         batches = as_batches(train_loader, self.seed)
@@ -166,7 +180,11 @@ class Trainer:
         with self._session(), stop_on_signals(self.stop) as caught:
             limit = self._plan(batches, val_batches, epochs)
             if self.early_stopping is None or not self.early_stopping.stopped:
-                self._run(batches, val_batches, limit, monitor, mode, start)
+                try:
+                    self._run(batches, val_batches, limit, monitor, mode, start)
+                except DivergedError:
+                    self._save_before_the_end()
+                    raise
         if caught:
             saved = f" A checkpoint is in {self.saver.root}." if self.saver is not None else ""
             raise KeyboardInterrupt(f"{caught[0]} at step {self.state.step}.{saved}")
@@ -284,9 +302,13 @@ class Trainer:
     ) -> None:
         state, loop = self.state, self.loop
         state.finished = False
+        before = time.monotonic()
         for step in loop.steps(batches, limit):
+            now = time.monotonic()
+            state.seconds = now - start
+            if self.monitor is not None:
+                self.monitor.step(now - before, step)
             self.reporter.step(loop)
-            state.seconds = time.monotonic() - start
             at_end = bool(state.max_steps) and step >= state.max_steps
             due = step % self.eval_every == 0 if self.eval_every else loop.epoch_done
             if loop.epoch_done:
@@ -299,10 +321,17 @@ class Trainer:
                 break
             if self.saver is not None:
                 self.saver.maybe_save(self)
+            before = time.monotonic()
         state.seconds = time.monotonic() - start
         state.finished = not self.stop_requested
         if self.saver is not None:
             self.saver.save(self)
+
+    def _save_before_the_end(self) -> None:
+        """Keep the boundary before the step that ends the run, if its weights are worth keeping."""
+        if self.saver is not None:
+            with contextlib.suppress(DivergedError):
+                self.saver.save(self)
 
     def _evaluate(self, val_batches: Batches | None, monitor: str, mode: Mode) -> bool:
         """Evaluate, note the history and the best; True if training should stop early."""
@@ -361,6 +390,11 @@ class Trainer:
                 yield
         finally:
             self.reporter.close()
+            if self.monitor is not None:
+                self.monitor.close()
+            if self.saver is not None:
+                with contextlib.suppress(ResourceError):  # raised already, or less than what is being raised
+                    self.saver.wait()
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -1,0 +1,270 @@
+"""What watches every step: a loss or a gradient that is not finite, and a loss that leaps.
+
+The verdict comes before the optimiser moves. ``stop`` ends the run at the boundary before the step, ``skip``
+drops the step's batches, ``rollback`` also puts back the weights of 100 to 200 steps ago and goes on with
+the data that follow (PaLM, Chowdhery et al. 2022, section 5.1: the same data do no harm from another state).
+A dropped step counts: the schedule and the budget stay functions of the step.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, insort
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from tinsmith.engine.config import NONFINITE_POLICIES, SPIKE_POLICIES, check, check_choice
+from tinsmith.engine.diagnosis import diagnose, not_finite
+from tinsmith.engine.state import flatten, unflatten
+from tinsmith.errors import DivergedError
+
+if TYPE_CHECKING:
+    from tinsmith.engine.loop import Loop, Window
+
+log = logging.getLogger(__name__)
+
+_RECENT, _ENOUGH = 100, 20  # losses in the running median; fewer than the second are no measure
+_IN_A_ROW = 5  # steps skipped one after another, at most
+_RETURNS = 3  # rollbacks to the same weights, at most
+_EVERY = 100  # steps between two copies to roll back to
+
+
+class Guard:
+    """Judges each step, and carries out what is to happen then.
+
+    Costs two reads of a number and a copy of torch's generator (3 us on a CPU; on a GPU the read waits for
+    the step); without ``grad_clip`` also the norm of the gradient.
+
+    Args:
+        on_nonfinite: ``"stop"``, ``"skip"`` (at most 5 steps in a row) or ``"rollback"`` (at most 3 times
+            to the same weights). With ``"rollback"`` two copies of weights and optimiser are kept in memory
+            and in each checkpoint.
+        on_spike: ``"ignore"`` (only logged) or ``"rollback"``.
+        spike_factor: a spike is a loss of more than so many times the median of the last 100.
+
+    Attributes:
+        skipped: steps without a move so far.
+    """
+
+    def __init__(
+        self, on_nonfinite: str = "stop", on_spike: str = "ignore", spike_factor: float = 10.0
+    ) -> None:
+        check_choice("on_nonfinite", on_nonfinite, NONFINITE_POLICIES)
+        check_choice("on_spike", on_spike, SPIKE_POLICIES)
+        check(spike_factor > 1, "spike_factor", spike_factor, "above 1")
+        self.on_nonfinite, self.on_spike, self.spike_factor = on_nonfinite, on_spike, spike_factor
+        self.skipped = 0
+        self._in_a_row = self._returns = 0
+        self._losses: deque[float] = deque()
+        self._ordered: list[float] = []
+        self._in_spike = False
+        self._copies: deque[Any] = deque(maxlen=2)  # (step, tensors, skeleton), the older one first
+        self._rng = Tensor()
+        self._buffers: _Buffers | None = None
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether weights are kept to go back to."""
+        return "rollback" in (self.on_nonfinite, self.on_spike)
+
+    # ---- around a step ------------------------------------------------------------------------------
+
+    def begin(self, loop: Loop) -> None:
+        """Remember what a forward pass changes: the generator, and buffers such as running means."""
+        self._rng = _generator(loop)
+        if self._buffers is None:
+            self._buffers = _Buffers(loop.parts.task)
+        self._buffers.remember()
+        if self.rolls_back and not self._copies:
+            self._copies.append(_copy(loop, loop.state.step))
+
+    def undo(self, loop: Loop) -> None:
+        """As if the step's forward and backward had not been."""
+        loop.parts.optimizer.zero_grad(set_to_none=True)
+        if self._buffers is not None:
+            self._buffers.put_back()
+        loop.grad_norm = None
+        _set_generator(loop, self._rng)
+
+    def passed(self, loop: Loop) -> None:
+        """Note a step that moved the weights."""
+        self._in_a_row = 0
+        done = loop.state.step + 1
+        if self.rolls_back and done % _EVERY == 0:
+            self._copies.append(_copy(loop, done))
+            self._returns = 0
+
+    def spike(self, loop: Loop, window: Window) -> str:
+        """Note a finite loss; what to say if it leaps and that is not to be ignored."""
+        if loop.parts.device.type != "cpu" and self.on_spike == "ignore":
+            return ""  # reading the loss would wait
+        loss = window.mean_loss()
+        median = self._ordered[len(self._ordered) // 2] if len(self._ordered) >= _ENOUGH else 0.0
+        leaps = median > 0 and loss > self.spike_factor * median
+        started, self._in_spike = leaps and not self._in_spike, leaps
+        if leaps and self.on_spike == "rollback":
+            return f"the loss leapt to {loss:.4g}, {loss / median:.3g} times the median of the last ones,"
+        self._note(loss)
+        if started:
+            log.warning(
+                "step %d: the loss leapt to %.4g, %.3g times the median of the last %d",
+                loop.state.step,
+                loss,
+                loss / median,
+                len(self._ordered),
+            )
+        return ""
+
+    def _note(self, loss: float) -> None:
+        if len(self._losses) == _RECENT:
+            del self._ordered[bisect_left(self._ordered, self._losses.popleft())]
+        self._losses.append(loss)
+        insort(self._ordered, loss)
+
+    # ---- trouble ------------------------------------------------------------------------------------
+
+    def handle(self, loop: Loop, window: Window, trouble: str) -> None:
+        """Carry out the policy for a step that must not move the weights.
+
+        Raises:
+            DivergedError: the policy is to stop, or the others have been tried often enough.
+        """
+        policy = self.on_spike if self._in_spike else self.on_nonfinite
+        self.undo(loop)
+        message = diagnose(loop, window, trouble)
+        self.undo(loop)
+        if policy == "stop":
+            raise DivergedError(message)
+        self.skipped += 1
+        if policy == "rollback":
+            self._roll_back(loop, message)
+            return
+        self._in_a_row += 1
+        if self._in_a_row > _IN_A_ROW:
+            raise DivergedError(f"{message} {_IN_A_ROW} steps before it were skipped for the like: enough.")
+        log.warning("skipped: %s", message)
+
+    def _roll_back(self, loop: Loop, message: str) -> None:
+        self._returns += 1
+        step = self._copies[0][0]
+        if self._returns > _RETURNS:
+            raise DivergedError(
+                f"{message} The weights of step {step} were returned to {_RETURNS} times before: enough."
+            )
+        _restore(loop, self._copies[0])
+        while len(self._copies) > 1:
+            self._copies.pop()
+        self._in_spike = False
+        log.warning("rolled back to the weights of step %d: %s", step, message)
+
+    def check_weights(self, loop: Loop) -> None:
+        """Before weights are saved: they are finite, or are rolled back.
+
+        Raises:
+            DivergedError: they are not, and there is nothing to return to.
+        """
+        bad = not_finite(loop.parts.task.named_parameters())
+        if loop.parts.ema is not None:
+            average = loop.parts.ema.state_dict()["shadow"]
+            bad += [f"the average of {name}" for name in not_finite(average.items())]
+        if not bad:
+            return
+        message = f"not finite at step {loop.state.step}: {', '.join(bad[:3])}. They were not saved."
+        if not self._copies:
+            raise DivergedError(f"{message} The checkpoint before is whole: resume with a smaller rate.")
+        self._roll_back(loop, message)
+
+    # ---- checkpoints --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and what JSON can hold, nested."""
+        return {
+            "skipped": self.skipped,
+            "in_a_row": self._in_a_row,
+            "returns": self._returns,
+            "in_spike": self._in_spike,
+            "losses": list(self._losses),
+            "copies": [{"step": step, "tree": unflatten(*copy)} for step, *copy in self._copies],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.skipped, self._in_spike = state["skipped"], state["in_spike"]
+        self._in_a_row, self._returns = state["in_a_row"], state["returns"]
+        self._losses = deque(state["losses"])
+        self._ordered = sorted(self._losses)
+        self._copies.clear()
+        if self.rolls_back:
+            self._copies.extend((copy["step"], *flatten(copy["tree"])) for copy in state["copies"])
+
+
+class _Buffers:
+    """A module's buffers as they were before a step: of those that a forward pass changes, copies."""
+
+    def __init__(self, task: nn.Module) -> None:
+        # These norms change theirs behind autograd's back; a change of any other shows in its version.
+        norms = [module for module in task.modules() if isinstance(module, _NormBase)]
+        self.moving = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        known = {id(buffer) for buffer in self.moving}
+        self.others = [buffer for buffer in task.buffers() if id(buffer) not in known]
+        self.copies = [buffer.clone() for buffer in self.moving]
+        self.known = [(buffer._version, buffer.clone()) for buffer in self.others]
+
+    def remember(self) -> None:
+        """Take note of them as they are now."""
+        if self.moving:
+            torch._foreach_copy_(self.copies, self.moving)
+        for i, buffer in enumerate(self.others):
+            if buffer._version != self.known[i][0]:
+                self.known[i] = (buffer._version, buffer.clone())
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Make them what they were."""
+        if self.moving:
+            torch._foreach_copy_(self.moving, self.copies)
+        for buffer, (version, before) in zip(self.others, self.known, strict=True):
+            if buffer._version != version:
+                buffer.copy_(before)
+
+
+def _copy(loop: Loop, step: int) -> tuple[int, dict[str, Tensor], Any]:
+    """What a rollback puts back, of the weights as they are now."""
+    parts = loop.parts
+    tree = {
+        "task": parts.task.state_dict(),
+        "optimizer": parts.optimizer.state_dict(),
+        "ema": None if parts.ema is None else parts.ema.state_dict(),
+        "carry": loop.carry,
+    }
+    tensors, skeleton = flatten(tree)
+    return step, {name: tensor.detach().clone() for name, tensor in tensors.items()}, skeleton
+
+
+def _restore(loop: Loop, copy: tuple[int, dict[str, Tensor], Any]) -> None:
+    parts = loop.parts
+    _, tensors, skeleton = copy
+    # An optimiser keeps the tensors that it is given, and would go on to change the copy.
+    tree = unflatten({name: tensor.clone() for name, tensor in tensors.items()}, skeleton)
+    parts.task.load_state_dict(tree["task"])
+    parts.optimizer.load_state_dict(tree["optimizer"])
+    if parts.ema is not None:
+        parts.ema.load_state_dict(tree["ema"])
+    loop.carry = tree["carry"]
+
+
+def _generator(loop: Loop) -> Tensor:
+    device = loop.parts.device
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_generator(loop: Loop, state: Tensor) -> None:
+    device = loop.parts.device
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
