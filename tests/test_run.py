@@ -103,6 +103,47 @@ def test_a_signal_ends_a_run_with_a_checkpoint(tin: Tin, settings: list[str], mo
     assert models[0] == models[1]
 
 
+STAGES = (
+    "curriculum=[{seq_len: 3, dim: 8, epochs: 1}, {seq_len: 6, batch: 16, epochs: 1}, {dim: 12, epochs: 1}]"
+)
+
+
+@pytest.mark.parametrize("stop_at", [5, 8, 10, 15])
+def test_a_curriculum_resumes_in_any_stage(
+    stop_at: int, tin: Tin, settings: list[str], monkeypatch: Any
+) -> None:
+    """64 sentences: 8 steps, then 4 of larger batches, then 8 of a wider model."""
+    note_step = Reporter.step
+    words = ["train", "codec", *settings, "trainer.max_steps=0", "trainer.accumulate=1", STAGES]
+
+    def stop(reporter: Reporter, loop: Any) -> None:
+        note_step(reporter, loop)
+        if loop.state.step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "step", stop)
+        assert tin(*words)[0] == 130
+    assert tin("resume", "last")[0] == 0
+    assert tin(*words)[0] == 0
+    models = [Path(f"runs/codec/000{n}/model") for n in (1, 2)]
+    assert json.loads((models[0] / "config.json").read_text())["model"]["dim"] == 12
+    assert len({(model / "model.safetensors").read_bytes() for model in models}) == 1
+    logs = [read_metrics(model.parent / "metrics.jsonl") for model in models]
+    assert [row["step"] for row in logs[0] if row["split"] == "train"] == list(range(2, 21, 2))
+    for one, two in zip(*logs, strict=True):
+        assert one.get("loss") == two.get("loss")
+
+
+def test_a_stage_that_the_family_cannot_have_is_explained(tin: Tin, settings: list[str]) -> None:
+    code, _, err = tin("train", "codec", *settings, "trainer.max_steps=0", "curriculum=[{epochs: 0}]")
+    assert code == 2
+    assert "curriculum epochs=0 is not allowed: 1 or more" in err
+    code, _, err = tin("train", "codec", *settings, "curriculum=[{epochs: 1}]")
+    assert code == 2
+    assert "it counts in epochs: set neither trainer.max_steps nor trainer.max_minutes" in err
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(tin: Tin, settings: list[str]) -> None:
     assert tin("train", "codec", *settings)[0] == 0
     for path in Path("runs/codec/0001/checkpoints").glob("step-*"):

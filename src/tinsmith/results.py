@@ -73,7 +73,8 @@ def _as_rows(example: dict[str, Any]) -> list[dict[str, Any]]:
 def show_next(folder: Path, cfg: Any) -> None:
     """Print the commands to go on with."""
     console.say("\nNext:")
-    for words in ("eval {}", "predict {} lines.txt", "report {}", "resume {} " + _more(cfg)):
+    more = () if cfg.curriculum else ("resume {} " + _more(cfg),)  # a curriculum's budget is its stages
+    for words in ("eval {}", "predict {} lines.txt", "report {}", *more):
         console.say(f"  {console.program()} {words.format(folder)}")
 
 

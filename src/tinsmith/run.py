@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from tinsmith.compose import compose
 from tinsmith.console import to_json
 from tinsmith.durable import replace_bytes
 from tinsmith.engine import checkpoint, snapshot
-from tinsmith.engine.config import RunConfig
+from tinsmith.engine.config import CurriculumStage, RunConfig
 from tinsmith.engine.contract import Data, Family, Task
+from tinsmith.engine.curriculum import Built, CurriculumScheduler
 from tinsmith.engine.device import get_device, log_model_info
 from tinsmith.engine.loggers import JsonlLogger, TensorBoardLogger
 from tinsmith.engine.optim import get_optimizer
@@ -29,6 +31,7 @@ from tinsmith.engine.resources import ResourceMonitor
 from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
+from tinsmith.errors import ConfigError
 from tinsmith.families import load_family
 
 log = logging.getLogger(__name__)
@@ -36,9 +39,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Assembled:
-    """A run, ready to train."""
+    """A run, ready to train. In a curriculum: its stage under way; ``cfg`` has what that changes."""
 
     family: Family
+    whole_cfg: Any
     cfg: Any
     folder: Path
     data: Data
@@ -63,7 +67,9 @@ def resume(run_dir: Path, overrides: list[str]) -> int:
     resolved = compose(family, overrides, run_dir / "config.yaml")
     runs.write_run_json(run_dir, status="running", **runs.process_record())
     with _log_file(lambda: run_dir) as open_folder:
-        run = _assemble(family, resolved.cfg, open_folder)
+        stages = resolved.cfg.curriculum
+        stage = CurriculumScheduler(stages).stage_of_newest(run_dir / "checkpoints") if stages else 0
+        run = _assemble(family, resolved.cfg, open_folder, stage)
         if not snapshot.load_newest(run.trainer, run_dir / "checkpoints"):
             console.say("no checkpoint yet: starting from the first step, in the same folder")
         replace_bytes(run_dir / "config.yaml", resolved.to_yaml().encode())
@@ -107,16 +113,41 @@ def _set_up(cfg: RunConfig) -> None:
     set_seed(cfg.seed, cfg.trainer.deterministic)
 
 
-def _assemble(name: str, cfg: Any, open_folder: Callable[[], Path]) -> Assembled:
+def _assemble(name: str, cfg: Any, open_folder: Callable[[], Path], stage: int = 0) -> Assembled:
     _set_up(cfg)
     family = load_family(name)
+    whole_cfg = cfg
+    if cfg.curriculum:
+        cfg = stage_config(family, cfg, cfg.curriculum[stage])
     data = family.build_data(cfg)
     folder = open_folder()
     set_seed(cfg.seed, cfg.trainer.deterministic)  # whatever building the data drew
     task = family.build_task(cfg, family.build_model(cfg, data.spec), data)
     trainer = build_trainer(cfg, task, folder / "checkpoints")
     trainer.monitor = ResourceMonitor(**asdict(cfg.resources), path=folder / "resources.jsonl")
-    return Assembled(family, cfg, folder, data, task, trainer)
+    return Assembled(family, whole_cfg, cfg, folder, data, task, trainer)
+
+
+def stage_config(family: Family, cfg: Any, stage: CurriculumStage) -> Any:
+    """The settings of a curriculum's stage.
+
+    Raises:
+        ConfigError: the family has no such thing as the stage changes, or its value is not allowed.
+    """
+    cfg = copy.deepcopy(cfg)
+    keys = {**family.curriculum, "batch": "trainer.batch_size", "epochs": "trainer.epochs"}
+    for item in fields(stage):
+        value = getattr(stage, item.name)
+        if value is None:
+            continue
+        if item.name not in keys:
+            raise ConfigError(
+                f"curriculum: a stage of {family.name} has no {item.name}. It has: {', '.join(keys)}."
+            )
+        section, _, name = keys[item.name].rpartition(".")
+        setattr(getattr(cfg, section), name, value)
+    cfg.validate()
+    return cfg
 
 
 def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
@@ -165,25 +196,40 @@ def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
 def _train(run: Assembled) -> int:
     _introduce(run)
     console.say(f"run folder: {run.folder}")
-    trainer, cfg = run.trainer, run.cfg
-    name, mode = run.task.monitor
     loggers = _loggers(run)
-    for logger in loggers:
-        trainer.add_log_hook(logger)
     try:
-        trainer.fit(
-            run.data.train,
-            run.data.valid,
-            cfg.trainer.epochs,
-            metric_for_best=name,
-            minimize_metric=mode == "min",
-            early_stopping=cfg.trainer.early_stopping or None,
-        )
+        _fit(run, loggers)
     finally:
         for logger in loggers:
             logger.close()
         _note_progress(run)
     return _finish(run)
+
+
+def _fit(run: Assembled, loggers: list[Any]) -> None:
+    name, mode = run.task.monitor
+    options: dict[str, Any] = {"metric_for_best": name, "minimize_metric": mode == "min"}
+    options |= {"early_stopping": run.cfg.trainer.early_stopping or None}
+    for logger in loggers:
+        run.trainer.add_log_hook(logger)
+    if not run.cfg.curriculum:
+        run.trainer.fit(run.data.train, run.data.valid, run.cfg.trainer.epochs, **options)
+        return
+    number = run.trainer.state.stage
+
+    def build(stage: CurriculumStage) -> Built:
+        """Make ``run`` the next stage."""
+        nonlocal number
+        number += 1
+        following = _assemble(run.family.name, run.whole_cfg, lambda: run.folder, number)
+        run.cfg, run.data = following.cfg, following.data
+        run.task, run.trainer = following.task, following.trainer
+        for logger in loggers:
+            run.trainer.add_log_hook(logger)
+        return run.trainer, run.data.train, run.data.valid
+
+    first = (number, (run.trainer, run.data.train, run.data.valid))
+    CurriculumScheduler(run.cfg.curriculum).train(build, first=first, **options)
 
 
 def _introduce(run: Assembled) -> None:

@@ -76,6 +76,7 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: Any) -> None:
 def test_every_setting_with_limits_is_in_the_table_above() -> None:
     free = {
         "trainer.deterministic",
+        "curriculum",
         *(f"logger.{name}" for name in ("tensorboard", "wandb", "trackio", "mlflow")),
     }
     cfg = dataclasses.asdict(RunConfig())

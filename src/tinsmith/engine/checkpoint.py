@@ -8,10 +8,12 @@ read or written.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import safetensors.torch
 import xxhash
 from torch import Tensor
 
-from tinsmith.durable import sync_folder, write_synced
+from tinsmith.durable import make_folder, sync_folder, write_synced
 from tinsmith.errors import DataError, ResourceError
 
 log = logging.getLogger(__name__)
@@ -55,15 +57,19 @@ def write_checkpoint(folder: Path, parts: Parts, state: dict[str, Any]) -> None:
     """
     temporary = folder.parent / f"{_TEMPORARY}{folder.name}-{os.getpid()}"
     try:
-        temporary.mkdir(parents=True)
+        make_folder(folder.parent)
+        _delete(temporary)  # of a killed process with the same number (as in a container), or a failed save's
+        temporary.mkdir()
         _write_files(temporary, parts, state)
         temporary.rename(folder)
         sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "Free some space there" if full else "See that this disk works and may be written"
         raise ResourceError(
             f"could not save the checkpoint {folder}: {error.strerror or error}. "
-            "Earlier checkpoints are untouched. Free some space there, then resume."
+            f"Earlier checkpoints are untouched. {hint}, then resume."
         ) from error
 
 
@@ -109,7 +115,7 @@ def read_checkpoint(folder: Path) -> tuple[Parts, dict[str, Any]]:
     Raises:
         DataError: a file is missing, short or altered. The message names it.
     """
-    files = _verified_files(folder)
+    files = dict(_verified(folder))
     state: dict[str, Any] = json.loads(files.pop(STATE))
     parts = {name.removesuffix(".safetensors"): safetensors.torch.load(data) for name, data in files.items()}
     for stem, names in state.pop("aliases", {}).items():
@@ -118,21 +124,32 @@ def read_checkpoint(folder: Path) -> tuple[Parts, dict[str, Any]]:
     return parts, state
 
 
-def _verified_files(folder: Path) -> dict[str, bytes]:
-    manifest = _manifest(folder)
-    files = {}
-    for name, entry in manifest.items():
-        path = folder / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"damaged checkpoint: {path} cannot be read ({error.strerror}).") from error
-        if len(data) != entry["size"]:
-            raise DataError(f"damaged checkpoint: {path} has {len(data)} bytes of {entry['size']}.")
-        if _digest(data) != entry["xxh3_128"]:
-            raise DataError(f"damaged checkpoint: the content of {path} does not match its digest.")
-        files[name] = data
-    return files
+def _verified(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file, one at a time, once it matches the manifest."""
+    for name, entry in _manifest(folder).items():
+        yield name, _read(folder / name, entry)
+
+
+def _read(path: Path, entry: dict[str, Any]) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"damaged checkpoint: {path} cannot be read ({error.strerror}).") from error
+    if len(data) != entry["size"]:
+        raise DataError(f"damaged checkpoint: {path} has {len(data)} bytes of {entry['size']}.")
+    if _digest(data) != entry["xxh3_128"]:
+        raise DataError(f"damaged checkpoint: the content of {path} does not match its digest.")
+    return data
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        for _ in _verified(folder):
+            pass
+    except DataError as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -155,22 +172,27 @@ def _digest(data: bytes) -> str:
     return str(xxhash.xxh3_128_hexdigest(data))
 
 
+def _folders(root: Path) -> list[Path]:
+    """What may be a checkpoint under ``root``. Links are never followed."""
+    paths = sorted(root.iterdir()) if root.is_dir() else []
+    return [p for p in paths if not p.is_symlink() and p.is_dir() and not p.name.startswith(_TEMPORARY)]
+
+
 def find_checkpoints(root: Path) -> list[Found]:
     """The checkpoints under ``root``: those of the run that saved last, newest step first, then the others'.
 
-    Found by scanning; links are never followed. A folder without a readable state is named in the log.
+    Found by scanning. A folder whose state does not match its manifest is named in the log: the order
+    must not hang on damaged numbers.
     """
     found = []
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
-        if path.is_symlink() or not path.is_dir() or path.name.startswith(_TEMPORARY):
-            continue
+    for path in _folders(root):
         try:
-            state = json.loads((path / STATE).read_bytes())
+            state = json.loads(_read(path / STATE, _manifest(path)[STATE]))
             found.append(
                 Found(path, state["run_id"], state["global_step"], state["saved_at"], state["best_here"])
             )
-        except (OSError, ValueError, KeyError, TypeError):
-            log.warning("skipping %s: not a whole checkpoint", path)
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("skipping %s: not a whole checkpoint (%s)", path, error)
     latest: dict[str, float] = {}
     for item in found:
         latest[item.run_id] = max(latest.get(item.run_id, 0.0), item.saved_at)
@@ -185,46 +207,70 @@ def read_newest(root: Path) -> tuple[Path, Parts, dict[str, Any]] | None:
         DataError: there are checkpoints, and every one of the last run's is damaged.
     """
     found = find_checkpoints(root)
-    mine = [item for item in found if item.run_id == found[0].run_id]
-    for item in mine:
+    mine = [item.path for item in found if item.run_id == found[0].run_id]
+    for path in mine:
         try:
-            return (item.path, *read_checkpoint(item.path))
+            return (path, *read_checkpoint(path))
         except DataError as error:
             log.warning("%s Using the one before it.", error)
-    if mine:
-        raise DataError(f"every checkpoint in {root} is damaged: {', '.join(i.path.name for i in mine)}.")
+    damaged = mine or [path for path in _folders(root) if (path / MANIFEST).exists()]
+    if damaged:
+        raise DataError(
+            f"every checkpoint in {root} is damaged: {', '.join(path.name for path in damaged)}. "
+            "Put back a copy of one, or move that folder away to start anew."
+        )
     return None
 
 
 def best_checkpoint(root: Path) -> Path | None:
     """The newest whole checkpoint that holds the last run's best weights, or None."""
     found = find_checkpoints(root)
-    for item in found:
-        if item.run_id == found[0].run_id and item.metric is not None:
-            try:
-                _verified_files(item.path)
-                return item.path
-            except DataError as error:
-                log.warning("%s", error)
-    return None
+    best = (item.path for item in found if item.run_id == found[0].run_id and item.metric is not None)
+    return next((path for path in best if _is_whole(path)), None)
 
 
 def prune(root: Path, run_id: str, keep: int) -> None:
-    """Delete this run's older checkpoints: all but the ``keep`` newest and the newest best one.
+    """Delete this run's older checkpoints: all but the ``keep`` newest whole ones and the newest whole best.
 
     Also sweeps what killed runs left half-built. Failing to delete is logged, never raised.
     """
-    mine = [item for item in find_checkpoints(root) if item.run_id == run_id]
-    best = next((item for item in mine if item.metric is not None), None)
-    doomed = [item.path for item in mine[max(2, keep) :] if item != best]
-    doomed += [path for path in root.glob(f"{_TEMPORARY}*") if not path.name.endswith(f"-{os.getpid()}")]
-    for path in doomed:
+    try:
+        superseded = _superseded(root, run_id, max(2, keep))
+        # Renamed first, durably: one that is deleted in part is never found under its own name.
+        for path in superseded:
+            path.rename(root / f"{_TEMPORARY}{path.name}-{os.getpid()}")
+        if superseded:
+            sync_folder(root)
+        litter = list(root.glob(f"{_TEMPORARY}*"))
+    except OSError as error:
+        log.warning("could not delete old checkpoints in %s: %s", root, error)
+        return
+    for path in litter:
         try:
-            # The manifest goes first: a deletion cut short must not look like a damaged checkpoint's truth.
-            (path / STATE).unlink(missing_ok=True)
-            shutil.rmtree(path)
+            _delete(path)
         except OSError as error:
-            log.warning("could not delete the old checkpoint %s: %s", path, error)
+            log.warning("could not delete %s: %s", path, error)
+
+
+def _superseded(root: Path, run_id: str, keep: int) -> list[Path]:
+    """What is older than enough whole ones. A damaged one counts for nothing: it keeps no other one out."""
+    whole, best, superseded = 0, False, []
+    for item in find_checkpoints(root):
+        if item.run_id != run_id:
+            continue
+        if whole >= keep and (best or item.metric is None):
+            superseded.append(item.path)
+        elif _is_whole(item.path):
+            whole, best = whole + 1, best or item.metric is not None
+    return superseded
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link (not what it points to) or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def link(root: Path, name: str, target: Path) -> None:

@@ -126,6 +126,28 @@ _LOWEST = {
 
 
 @dataclass
+class CurriculumStage:
+    """A stage of training and what it changes; None leaves a setting as it is.
+
+    Args:
+        seq_len: longest sequence, in tokens.
+        dim: width of the model.
+        batch: samples in a batch.
+        epochs: passes over the training set in this stage.
+    """
+
+    seq_len: int | None = None
+    dim: int | None = None
+    batch: int | None = None
+    epochs: int = 1
+
+    def validate(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            check(value is None or value >= 1, f"curriculum {item.name}", value, "1 or more")
+
+
+@dataclass
 class ResourcesConfig:
     """When to warn about the machine; its figures go to ``resources.jsonl``."""
 
@@ -165,6 +187,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    curriculum: list[CurriculumStage] = field(default_factory=list)  # [{dim: 64, epochs: 2}, {epochs: 4}]
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
@@ -178,8 +201,16 @@ class RunConfig:
         check(bool(name), "name", self.name, "at most 60 letters, digits, dots, dashes and underscores")
         for item in fields(self):
             section = getattr(self, item.name)
-            if hasattr(section, "validate"):
-                section.validate()
+            for part in section if isinstance(section, list) else [section]:
+                if hasattr(part, "validate"):
+                    part.validate()
+        budget = self.trainer.max_steps or self.trainer.max_minutes
+        check(
+            not (self.curriculum and budget),
+            "curriculum",
+            f"{len(self.curriculum)} stages",
+            "it counts in epochs: set neither trainer.max_steps nor trainer.max_minutes",
+        )
         check(
             self.scheduler.min_lr <= self.optimizer.lr,
             "scheduler.min_lr",

@@ -112,7 +112,8 @@ class Family:
     ``save_model(cfg, task, data, folder)`` writes a folder that ``predictor.load`` reads by itself.
     ``table(predictor, data, split)`` gives the rows of the evaluation table, the model's first and then
     its baselines', each ``{"name": str, metric: number, ...}``. ``examples(predictor, data)`` shows what the
-    model does, as tables ``{"title": str, "columns": [...], "rows": [[...]]}``.
+    model does, as tables ``{"title": str, "columns": [...], "rows": [[...]]}``. ``curriculum`` names the
+    settings that a stage's ``seq_len`` and ``dim`` mean.
     """
 
     name: str
@@ -124,3 +125,4 @@ class Family:
     predictor: type[Predictor]
     table: Callable[[Any, Data, str], list[dict[str, Any]]]
     examples: Callable[[Any, Data], list[dict[str, Any]]]
+    curriculum: Mapping[str, str] = field(default_factory=dict)

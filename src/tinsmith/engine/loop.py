@@ -197,7 +197,7 @@ class Loop:
         """Move the weights by the gradient, at the learning rate of the step."""
         parts = self.parts
         if parts.schedule is not None:
-            parts.schedule.set(self.state.step)
+            parts.schedule.set(self.state.step - self.state.stage_step)
         if parts.scaler is None:
             parts.optimizer.step()
         else:

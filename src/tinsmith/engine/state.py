@@ -26,7 +26,8 @@ class State:
 
     ``epoch`` is the one under way, ``cursor`` counts what of it is consumed (``engine.data``), ``step``
     counts optimiser steps; ``max_steps`` is their planned number and ``max_steps_of`` says of which plan,
-    so that a time budget is measured once and then kept.
+    so that a time budget is measured once and then kept. ``stage`` is that of a curriculum, which began at
+    ``stage_epoch`` and ``stage_step``.
     """
 
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -36,6 +37,9 @@ class State:
     samples: int = 0
     max_steps: int = 0
     max_steps_of: str = ""
+    stage: int = 0
+    stage_epoch: int = 0
+    stage_step: int = 0
     best_metric: float | None = None
     best_epoch: int | None = None
     best_step: int | None = None

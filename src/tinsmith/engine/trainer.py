@@ -270,9 +270,12 @@ class Trainer:
                 state.max_steps = budget.steps_that_fit(self, batches, val_batches)
                 log.info("%d steps fit into %.3g minutes", state.max_steps, self.max_minutes)
         else:
-            limit, state.max_steps = epochs, per_epoch * epochs
-        self._bind(batches, state.max_steps, budget=limit is None)
-        if state.step == 0 and not self.max_minutes:
+            limit = state.stage_epoch + epochs
+            state.max_steps = (
+                state.stage_step + per_epoch * epochs if per_epoch else 0
+            )  # 0: of unknown length
+        self._bind(batches, state.max_steps - state.stage_step, budget=limit is None)
+        if state.step == state.stage_step and not self.max_minutes:
             budget.rehearse(self, batches)
         self.reporter.start(state.max_steps, state.step)
         return limit

@@ -154,4 +154,5 @@ FAMILY = Family(
     predictor=Codec,
     table=table,
     examples=examples,
+    curriculum={"seq_len": "data.max_len", "dim": "model.dim"},
 )
