@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 
 from tinsmith import durable
@@ -118,6 +119,29 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path: Path, caplog: pytest.Log
         read_newest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [(b'"run_id": "a"', b'"run_id": "c"'), (b'"saved_at": 3.0', b'"saved_at": "3"'), (b"{", b"[")],
+    ids=str,
+)
+def test_a_damaged_state_orders_nothing(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
+    """A flipped bit in the run's name must not hide every whole checkpoint of the run."""
+    folders = [write(tmp_path, step) for step in (1, 2, 3)]
+    data = (folders[2] / "state.json").read_bytes()
+    assert change[0] in data
+    (folders[2] / "state.json").write_bytes(data.replace(*change))
+    newest = read_newest(tmp_path)
+    assert newest is not None
+    assert newest[0] == folders[1]
+
+
+def test_damaged_states_are_not_the_same_as_no_checkpoint(tmp_path: Path) -> None:
+    """Or a run would start anew, silently."""
+    (write(tmp_path, 1) / "state.json").write_bytes(b"")
+    with pytest.raises(DataError, match=r"every checkpoint in .* is damaged: step-00000001-a\. Put back"):
+        read_newest(tmp_path)
+
+
 def test_where_there_is_none(tmp_path: Path) -> None:
     assert read_newest(tmp_path) is None
     assert read_newest(tmp_path / "nowhere") is None
@@ -167,8 +191,8 @@ def test_a_failing_disk_leaves_the_earlier_one_whole(
     with monkeypatch.context() as patch:
         if call == "rename":
             patch.setattr(Path, "rename", Failing(Path.rename, 0))
-        else:  # two parts, the state, the manifest; a folder that cannot be synced is no failure
-            patch.setattr(os, "fsync", Failing(os.fsync, min(after, 3)))
+        else:  # two parts, the state, the manifest, the folder
+            patch.setattr(os, "fsync", Failing(os.fsync, after))
         with pytest.raises(
             ResourceError, match=r"No space left on device\. Earlier checkpoints are untouched"
         ):
@@ -177,6 +201,24 @@ def test_a_failing_disk_leaves_the_earlier_one_whole(
     newest = read_newest(tmp_path)
     assert newest is not None
     assert newest[2]["global_step"] == 1
+
+
+def test_no_save_is_said_to_be_done_whose_name_is_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1)
+    monkeypatch.setattr(os, "fsync", Failing(os.fsync, 5))
+    with pytest.raises(ResourceError):
+        write(tmp_path, 2)
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / f".tmp-step-00000001-a-{os.getpid()}" / "folder").mkdir(parents=True)
+    (tmp_path / f".tmp-step-00000002-a-{os.getpid()}").write_bytes(b"a file")
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    assert steps(tmp_path) == [2, 1]
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_everything_is_synced_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +260,49 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert best is None or best.name == "step-00000002-a"
 
 
+def damage(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def test_damaged_ones_keep_no_whole_one_out(tmp_path: Path) -> None:
+    folders = [write(tmp_path, step, metric) for step, metric in ((1, 0.9), (2, 0.5), (3, None), (4, None))]
+    folders += [write(tmp_path, step, 1 / step) for step in (5, 6)]
+    for folder in folders[4:]:
+        damage(folder)
+    prune(tmp_path, "a", keep=2)
+    assert steps(tmp_path) == [6, 5, 4, 3, 2]
+    assert best_checkpoint(tmp_path) == folders[1]
+    for step in (7, 8):  # two whole ones later the damaged ones are of no use
+        write(tmp_path, step, 1 / step)
+    prune(tmp_path, "a", keep=2)
+    assert steps(tmp_path) == [8, 7]
+
+
+def test_the_sweep_does_not_follow_links(tmp_path: Path) -> None:
+    """A process killed inside ``link`` leaves a link to a checkpoint that is in use."""
+    folder = write(tmp_path, 1)
+    (tmp_path / ".tmp-last-1").symlink_to(folder.name)
+    prune(tmp_path, "a", keep=2)
+    assert steps(tmp_path) == [1]
+    assert not (tmp_path / ".tmp-last-1").is_symlink()
+
+
+def test_a_deletion_that_fails_is_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", Failing(None, 0))
+        prune(tmp_path, "a", keep=2)
+    assert "could not delete" in caplog.text
+    assert steps(tmp_path) == [3, 2]  # what is deleted in part is not seen
+    prune(tmp_path, "a", keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002-a", "step-00000003-a"]
+
+
 def test_at_least_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         write(tmp_path, step)
@@ -238,3 +323,17 @@ def test_a_file_system_without_links_is_fine(tmp_path: Path, monkeypatch: pytest
     link(tmp_path, "last", write(tmp_path, 1))
     assert not (tmp_path / "last").exists()
     assert checkpoint.read_newest(tmp_path) is not None
+
+
+def test_the_files_are_those_that_the_library_reads(tmp_path: Path) -> None:
+    """Our writer puts the tensors' own memory on disk; safetensors' checks and offsets must agree."""
+    tensors = {f"t{i}": torch.zeros(i, 3).to(kind) for i, kind in enumerate(checkpoint._DTYPES)}
+    tensors |= {f"scalar {i}": torch.ones(()).to(kind) for i, kind in enumerate(checkpoint._DTYPES)}
+    write_checkpoint(tmp_path / "c", {"model": tensors}, state(1))
+    with safetensors.safe_open(tmp_path / "c" / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == tensors.keys()
+        for name, tensor in tensors.items():
+            read = file.get_tensor(name)
+            assert (read.dtype, read.shape) == (tensor.dtype, tensor.shape)
+            bits, expected = (t.reshape(-1).view(torch.uint8) for t in (read, tensor))
+            assert torch.equal(bits, expected)

@@ -113,21 +113,16 @@ def _run_again(loop: Loop, window: Window) -> tuple[list[str], str]:
     finally:
         for hook in hooks:
             hook.remove()
-    if not found and not window_is_finite(second):
+    if not found and not_finite(("the loss", out.loss) for out in second.outs):
         found.append("the loss, though every module's output is finite")
     if not found:
         gradients = [(name, p.grad) for name, p in loop.parts.task.named_parameters() if p.grad is not None]
         found += [f"the gradient of {name}" for name in not_finite(gradients)]
-    if not trouble and window.mean_loss() == second.mean_loss():
+    if not trouble and window.losses and window.losses == second.losses:
         return found, "Run once more it gave the same loss: it is the data or the model."
     if trouble:
         return found, "Run once more it came out the same: it is the data or the model, not the machine."
     return found, "Run once more with the same noise it came out differently: suspect the machine."
-
-
-def window_is_finite(window: Window) -> bool:
-    """Whether the losses of a window that was run are finite."""
-    return not not_finite(("loss", out.loss) for out in window.outs)
 
 
 def _recorder(found: list[str], name: str) -> Any:

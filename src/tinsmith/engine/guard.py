@@ -9,6 +9,7 @@ A dropped step counts: the schedule and the budget stay functions of the step.
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -100,23 +101,23 @@ class Guard:
 
     def spike(self, loop: Loop, window: Window) -> str:
         """Note a finite loss; what to say if it leaps and that is not to be ignored."""
-        if loop.parts.device.type != "cpu" and self.on_spike == "ignore":
-            return ""  # reading the loss would wait
-        loss = window.mean_loss()
-        median = self._ordered[len(self._ordered) // 2] if len(self._ordered) >= _ENOUGH else 0.0
-        leaps = median > 0 and loss > self.spike_factor * median
-        started, self._in_spike = leaps and not self._in_spike, leaps
-        if leaps and self.on_spike == "rollback":
-            return f"the loss leapt to {loss:.4g}, {loss / median:.3g} times the median of the last ones,"
+        if not window.losses:
+            return ""  # on a GPU they are read only for a rollback
+        loss = window.losses[0] if len(window.losses) == 1 else window.mean_loss()
+        median = self._ordered[len(self._ordered) // 2] if len(self._ordered) >= _ENOUGH else math.inf
+        if loss > self.spike_factor * median > 0:
+            return self._leap(loop, loss, f"{loss / median:.3g} times the median of the last ones")
+        self._in_spike = False
         self._note(loss)
-        if started:
-            log.warning(
-                "step %d: the loss leapt to %.4g, %.3g times the median of the last %d",
-                loop.state.step,
-                loss,
-                loss / median,
-                len(self._ordered),
-            )
+        return ""
+
+    def _leap(self, loop: Loop, loss: float, times: str) -> str:
+        first, self._in_spike = not self._in_spike, True
+        if self.on_spike == "rollback":
+            return f"the loss leapt to {loss:.4g}, {times},"
+        self._note(loss)
+        if first:
+            log.warning("step %d: the loss leapt to %.4g, %s", loop.state.step, loss, times)
         return ""
 
     def _note(self, loss: float) -> None:
@@ -161,8 +162,8 @@ class Guard:
         self._in_spike = False
         log.warning("rolled back to the weights of step %d: %s", step, message)
 
-    def check_weights(self, loop: Loop) -> None:
-        """Before weights are saved: they are finite, or are rolled back.
+    def check_weights(self, loop: Loop) -> bool:
+        """Before weights are saved: they are finite, or are rolled back. Whether they were.
 
         Raises:
             DivergedError: they are not, and there is nothing to return to.
@@ -172,11 +173,12 @@ class Guard:
             average = loop.parts.ema.state_dict()["shadow"]
             bad += [f"the average of {name}" for name in not_finite(average.items())]
         if not bad:
-            return
+            return False
         message = f"not finite at step {loop.state.step}: {', '.join(bad[:3])}. They were not saved."
         if not self._copies:
             raise DivergedError(f"{message} The checkpoint before is whole: resume with a smaller rate.")
         self._roll_back(loop, message)
+        return True
 
     # ---- checkpoints --------------------------------------------------------------------------------
 

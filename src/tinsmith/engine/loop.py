@@ -58,6 +58,7 @@ class Window:
     counts: list[int] = field(default_factory=list)
     last: bool = False
     outs: list[StepOutput] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of the outs, where they were read
 
     @property
     def count(self) -> int:
@@ -65,11 +66,10 @@ class Window:
         return sum(self.counts)
 
     def mean_loss(self) -> float:
-        """The loss of the window. Reads it from the device."""
-        if len(self.outs) == 1:
-            return self.outs[0].loss.item()
-        total = sum(float(out.weight) for out in self.outs)
-        return sum(out.loss.item() * float(out.weight) for out in self.outs) / total if total else 0.0
+        """The mean of the losses that were read."""
+        weights = [float(out.weight) for out in self.outs]
+        total = sum(loss * weight for loss, weight in zip(self.losses, weights, strict=True))
+        return total / sum(weights) if any(weights) else 0.0
 
 
 class Loop:
@@ -86,6 +86,10 @@ class Loop:
         self.grad_norm: Tensor | None = None
         self.epoch_done = False
         self._parameters = parts.parameters()
+        # On a GPU reading a number waits, and a loss that is not finite shows in the gradient's norm; but not
+        # under a GradScaler, which takes an overflow for its own doing and would leave out every step.
+        self._reads = parts.device.type == "cpu" or parts.scaler is not None
+        self._reads |= guard is not None and guard.on_spike == "rollback"
 
     def steps(self, batches: Batches, epochs: int | None) -> Iterator[int]:
         """Yield the number of the optimiser step just taken, until the steps or the epochs are used up."""
@@ -149,15 +153,14 @@ class Loop:
         """The window's gradient, clipped. Returns the carry, and what is not finite ("" if all is well)."""
         parts, carry = self.parts, self.carry
         accumulator = GradientAccumulator(parts.accumulate)
-        # On a GPU reading a number waits, and a loss that is not finite shows in the gradient's norm; but not
-        # under a GradScaler, which takes an overflow for its own doing and would leave out every step.
-        watched = self.guard is not None and (parts.device.type == "cpu" or parts.scaler is not None)
         for batch in window.batches:
             out = self.forward(batch, carry)
             window.outs.append(out)
             carry = out.carry
-            if watched and not math.isfinite(loss := out.loss.item()):
-                return carry, f"the loss became {loss}"
+            if self._reads and self.guard is not None:
+                window.losses.append(loss := out.loss.item())
+                if not math.isfinite(loss):
+                    return carry, f"the loss became {loss}"
             self.backward(out, accumulator)
         if parts.scaler is not None:
             parts.scaler.unscale_(parts.optimizer)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tinsmith.engine import checkpoint
 from tinsmith.engine.checkpoint import Parts
+from tinsmith.engine.diagnosis import not_finite
 from tinsmith.engine.seed import get_rng_state, set_rng_state
 from tinsmith.engine.state import (
     State,
@@ -260,6 +261,7 @@ class Saver:
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._suspect = False
 
     def remember_best(self, trainer: Trainer) -> None:
         """Copy the trainer's state as the best so far."""
@@ -273,44 +275,55 @@ class Saver:
             ResourceError: this save, or the one in the background, failed.
         """
         if self._thread is not None and not self._thread.is_alive():
-            self.wait()
+            self.wait(trainer)
         if time.monotonic() - self._last >= self.seconds and self._thread is None:
             self.save(trainer, background=True)
 
     def save(self, trainer: Trainer, background: bool = False) -> None:
         """Write the best weights that wait, then the state as it is now; delete what is old."""
-        self.wait()
-        trainer.guard.check_weights(trainer.loop)
+        self.wait(trainer)
         trainer.reporter.sync()
         state = trainer.state
         best_here = state.best_metric if state.best_step == state.step else None
         jobs = [self._best] if self._best is not None and self._best.step != state.step else []
         self._best = None
-        jobs.append(_Job(state.step, *capture(trainer, best_here)))
         self._last = time.monotonic()
-        if background and _size(jobs[-1].parts) >= _BACKGROUND_BYTES:
-            jobs[-1].parts = copy_tensors(jobs[-1].parts, self._buffers)
-            self._thread = threading.Thread(target=self._try_to_write, args=(jobs, state.run_id))
+        parts, values = capture(trainer, best_here)
+        if background and _size(parts) >= _BACKGROUND_BYTES:
+            jobs.append(_Job(state.step, copy_tensors(parts, self._buffers), values))
+            watched = {name for name, _ in trainer.task.named_parameters()}
+            self._thread = threading.Thread(target=self._try_to_write, args=(jobs, state.run_id, watched))
             self._thread.start()
         else:
-            self._write(jobs, state.run_id)
+            if trainer.guard.check_weights(trainer.loop):
+                parts, values = capture(trainer, best_here)
+            self._write([*jobs, _Job(state.step, parts, values)], state.run_id)
 
-    def wait(self) -> None:
+    def wait(self, trainer: Trainer) -> None:
         """Until nothing is being written.
 
         Raises:
             ResourceError: what was written in the background could not be.
+            DivergedError: it was not finite.
         """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        suspect, self._suspect = self._suspect, False
+        if suspect:
+            trainer.guard.check_weights(trainer.loop)
         error, self._error = self._error, None
         if error is not None:
             raise error
 
-    def _try_to_write(self, jobs: list[_Job], run_id: str) -> None:
+    def _try_to_write(self, jobs: list[_Job], run_id: str, watched: set[str]) -> None:
+        """In the thread, which also looks whether the weights are finite: it has the time."""
         try:
-            self._write(jobs, run_id)
+            parts = jobs[-1].parts
+            weights = [*((name, parts["model"][name]) for name in watched), *parts.get("ema", {}).items()]
+            self._suspect = bool(not_finite(weights))
+            if not self._suspect:
+                self._write(jobs, run_id)
         except BaseException as error:  # the trainer raises it
             self._error = error
 

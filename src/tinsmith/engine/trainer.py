@@ -396,8 +396,9 @@ class Trainer:
             if self.monitor is not None:
                 self.monitor.close()
             if self.saver is not None:
-                with contextlib.suppress(ResourceError):  # raised already, or less than what is being raised
-                    self.saver.wait()
+                # raised already, or less than what is being raised
+                with contextlib.suppress(ResourceError, DivergedError):
+                    self.saver.wait(self)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
