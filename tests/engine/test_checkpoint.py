@@ -289,6 +289,12 @@ def test_the_sweep_does_not_follow_links(tmp_path: Path) -> None:
     assert not (tmp_path / ".tmp-last-1").is_symlink()
 
 
+def test_the_sweep_leaves_what_another_thread_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "rename", lambda path, to: (prune(tmp_path, "a", 2), os.rename(path, to)))
+    write(tmp_path, 1)
+    assert steps(tmp_path) == [1]
+
+
 def test_a_deletion_that_fails_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

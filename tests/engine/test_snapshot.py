@@ -145,3 +145,39 @@ def test_copies_are_apart_and_tied_tensors_stay_tied() -> None:
     assert not torch.equal(before, tied)
     assert copy_tensors(parts, buffers)["model"]["a"] is before  # written over, not made anew
     assert torch.equal(before, tied)
+
+
+def test_an_older_checkpoint_starts_a_branch_of_its_own(tmp_path: Path) -> None:
+    """What is trained from it is neither pruned as old nor passed over for what it left behind."""
+    first = make(tmp_path, keep_checkpoints=2)
+    first.fit(loader(), epochs=2)
+    older = min(find_checkpoints(tmp_path), key=lambda item: item.step)
+    assert older.step < 20
+    branch = make(tmp_path, keep_checkpoints=2)
+    branch.load_checkpoint(older.path)
+    branch.max_steps = older.step + 1
+    branch.fit(loader())
+    again = make(tmp_path)
+    again.load_checkpoint(tmp_path)
+    assert again.state.step == older.step + 1
+    assert {item.step for item in find_checkpoints(tmp_path)} >= {20, older.step + 1}
+
+
+def test_the_best_of_a_failed_save_is_written_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(tmp_path, save_seconds=1e9)
+    trainer.fit(loader(), epochs=1)
+    assert trainer.saver is not None
+    trainer.state.best_step, trainer.state.best_metric = trainer.state.step, 0.5
+    trainer.saver.remember_best(trainer)
+    trainer.state.step += 1
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            checkpoint, "write_checkpoint", lambda *args: (_ for _ in ()).throw(ResourceError("full"))
+        )
+        with pytest.raises(ResourceError):
+            trainer.saver.save(trainer)
+    trainer.saver.save(trainer)
+    best = [item.step for item in find_checkpoints(tmp_path) if item.metric == 0.5]
+    assert best == [trainer.state.step - 1]

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 _TEMPORARY = ".tmp-"
+_building: set[str] = set()  # names of what this process is writing, maybe in another thread
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -75,6 +76,7 @@ def write_checkpoint(folder: Path, parts: Parts, state: dict[str, Any]) -> None:
         ResourceError: the disk is full or refuses. What was there before is untouched.
     """
     temporary = folder.parent / f"{_TEMPORARY}{folder.name}-{os.getpid()}"
+    _building.add(temporary.name)
     try:
         make_folder(folder.parent)
         _delete(temporary)  # of a killed process with the same number (as in a container), or a failed save's
@@ -90,6 +92,8 @@ def write_checkpoint(folder: Path, parts: Parts, state: dict[str, Any]) -> None:
             f"could not save the checkpoint {folder}: {error.strerror or error}. "
             f"Earlier checkpoints are untouched. {hint}, then resume."
         ) from error
+    finally:
+        _building.discard(temporary.name)
 
 
 def _write_files(temporary: Path, parts: Parts, state: dict[str, Any]) -> None:
@@ -290,7 +294,7 @@ def prune(root: Path, run_id: str, keep: int) -> None:
             path.rename(root / f"{_TEMPORARY}{path.name}-{os.getpid()}")
         if superseded:
             sync_folder(root)
-        litter = list(root.glob(f"{_TEMPORARY}*"))
+        litter = [path for path in root.glob(f"{_TEMPORARY}*") if path.name not in _building]
     except OSError as error:
         log.warning("could not delete old checkpoints in %s: %s", root, error)
         return

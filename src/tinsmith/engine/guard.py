@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_left, insort
+import statistics
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RECENT, _ENOUGH = 100, 20  # losses in the running median; fewer than the second are no measure
+_REFRESH = 10  # steps between two looks at the median: it moves slowly and costs more than all else here
 _IN_A_ROW = 5  # steps skipped one after another, at most
 _RETURNS = 3  # rollbacks to the same weights, at most
 _EVERY = 100  # steps between two copies to roll back to
@@ -38,7 +39,7 @@ class Guard:
     """Judges each step, and carries out what is to happen then.
 
     Costs two reads of a number and a copy of torch's generator (3 us on a CPU; on a GPU the read waits for
-    the step); without ``grad_clip`` also the norm of the gradient.
+    the step); without ``grad_clip`` also a look at the whole gradient.
 
     Args:
         on_nonfinite: ``"stop"``, ``"skip"`` (at most 5 steps in a row) or ``"rollback"`` (at most 3 times
@@ -49,6 +50,7 @@ class Guard:
 
     Attributes:
         skipped: steps without a move so far.
+        rolls_back: whether weights are kept to go back to.
     """
 
     def __init__(
@@ -58,38 +60,37 @@ class Guard:
         check_choice("on_spike", on_spike, SPIKE_POLICIES)
         check(spike_factor > 1, "spike_factor", spike_factor, "above 1")
         self.on_nonfinite, self.on_spike, self.spike_factor = on_nonfinite, on_spike, spike_factor
+        self.rolls_back = "rollback" in (on_nonfinite, on_spike)
         self.skipped = 0
         self._in_a_row = self._returns = 0
-        self._losses: deque[float] = deque()
-        self._ordered: list[float] = []
+        self._losses: deque[float] = deque(maxlen=_RECENT)
+        self._limit = math.inf  # above it a loss leaps
         self._in_spike = False
         self._copies: deque[Any] = deque(maxlen=2)  # (step, tensors, skeleton), the older one first
-        self._rng = Tensor()
+        self._generator: torch.Generator | None = None
+        self._noise = Tensor()  # the generator's state before the step
         self._buffers: _Buffers | None = None
-
-    @property
-    def rolls_back(self) -> bool:
-        """Whether weights are kept to go back to."""
-        return "rollback" in (self.on_nonfinite, self.on_spike)
 
     # ---- around a step ------------------------------------------------------------------------------
 
     def begin(self, loop: Loop) -> None:
         """Remember what a forward pass changes: the generator, and buffers such as running means."""
-        self._rng = _generator(loop)
-        if self._buffers is None:
-            self._buffers = _Buffers(loop.parts.task)
-        self._buffers.remember()
+        if self._generator is None or self._buffers is None:
+            self._generator, self._buffers = _generator(loop.parts.device), _Buffers(loop.parts.task)
+        self._noise = self._generator.get_state()
+        if self._buffers.any:
+            self._buffers.remember()
         if self.rolls_back and not self._copies:
             self._copies.append(_copy(loop, loop.state.step))
 
     def undo(self, loop: Loop) -> None:
         """As if the step's forward and backward had not been."""
         loop.parts.optimizer.zero_grad(set_to_none=True)
-        if self._buffers is not None:
-            self._buffers.put_back()
+        assert self._generator is not None
+        assert self._buffers is not None
+        self._generator.set_state(self._noise)
+        self._buffers.put_back()
         loop.grad_norm = None
-        _set_generator(loop, self._rng)
 
     def passed(self, loop: Loop) -> None:
         """Note a step that moved the weights."""
@@ -104,27 +105,20 @@ class Guard:
         if not window.losses:
             return ""  # on a GPU they are read only for a rollback
         loss = window.losses[0] if len(window.losses) == 1 else window.mean_loss()
-        median = self._ordered[len(self._ordered) // 2] if len(self._ordered) >= _ENOUGH else math.inf
-        if loss > self.spike_factor * median > 0:
-            return self._leap(loop, loss, f"{loss / median:.3g} times the median of the last ones")
-        self._in_spike = False
-        self._note(loss)
-        return ""
-
-    def _leap(self, loop: Loop, loss: float, times: str) -> str:
-        first, self._in_spike = not self._in_spike, True
-        if self.on_spike == "rollback":
-            return f"the loss leapt to {loss:.4g}, {times},"
-        self._note(loss)
-        if first:
-            log.warning("step %d: the loss leapt to %.4g, %s", loop.state.step, loss, times)
-        return ""
-
-    def _note(self, loss: float) -> None:
-        if len(self._losses) == _RECENT:
-            del self._ordered[bisect_left(self._ordered, self._losses.popleft())]
+        first, self._in_spike = not self._in_spike, loss > self._limit
+        if self._in_spike:
+            what = (
+                f"the loss leapt to {loss:.4g}, over {self.spike_factor:g} times the median of the last ones"
+            )
+            if self.on_spike == "rollback":
+                return what
+            if first:
+                log.warning("step %d: %s", loop.state.step, what)
         self._losses.append(loss)
-        insort(self._ordered, loss)
+        if loop.state.step % _REFRESH == 0 and len(self._losses) >= _ENOUGH:
+            median = statistics.median_low(self._losses)
+            self._limit = self.spike_factor * median if median > 0 else math.inf
+        return ""
 
     # ---- trouble ------------------------------------------------------------------------------------
 
@@ -190,6 +184,7 @@ class Guard:
             "returns": self._returns,
             "in_spike": self._in_spike,
             "losses": list(self._losses),
+            "limit": self._limit,
             "copies": [{"step": step, "tree": unflatten(*copy)} for step, *copy in self._copies],
         }
 
@@ -197,8 +192,7 @@ class Guard:
         """Go on from ``state_dict``."""
         self.skipped, self._in_spike = state["skipped"], state["in_spike"]
         self._in_a_row, self._returns = state["in_a_row"], state["returns"]
-        self._losses = deque(state["losses"])
-        self._ordered = sorted(self._losses)
+        self._losses, self._limit = deque(state["losses"], _RECENT), state["limit"]
         self._copies.clear()
         if self.rolls_back:
             self._copies.extend((copy["step"], *flatten(copy["tree"])) for copy in state["copies"])
@@ -215,6 +209,7 @@ class _Buffers:
         self.others = [buffer for buffer in task.buffers() if id(buffer) not in known]
         self.copies = [buffer.clone() for buffer in self.moving]
         self.known = [(buffer._version, buffer.clone()) for buffer in self.others]
+        self.any = bool(self.moving or self.others)
 
     def remember(self) -> None:
         """Take note of them as they are now."""
@@ -259,14 +254,8 @@ def _restore(loop: Loop, copy: tuple[int, dict[str, Tensor], Any]) -> None:
     loop.carry = tree["carry"]
 
 
-def _generator(loop: Loop) -> Tensor:
-    device = loop.parts.device
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_generator(loop: Loop, state: Tensor) -> None:
-    device = loop.parts.device
+def _generator(device: torch.device) -> torch.Generator:
+    """The one that a model on the device draws from."""
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator

@@ -15,7 +15,7 @@ from tinsmith.engine.contract import Context, StepOutput, Task
 from tinsmith.engine.data import Batches, to_device
 from tinsmith.engine.device import autocast
 from tinsmith.engine.ema import EMA
-from tinsmith.engine.optim import clip_grad_norm
+from tinsmith.engine.optim import clip_grad_norm, found_not_finite
 from tinsmith.engine.schedules import Schedule
 from tinsmith.engine.state import State
 from tinsmith.engine.window import Means
@@ -186,15 +186,16 @@ class Loop:
         accumulator.backward(out.loss if scaler is None else scaler.scale(out.loss), out.weight)
 
     def _clip(self) -> str:
-        """Clip and measure the gradient; what is wrong with it."""
-        parts = self.parts
-        if parts.grad_clip is None and self.guard is None:
-            return ""
-        self.grad_norm = clip_grad_norm(self._parameters, parts.grad_clip)
-        # A GradScaler finds its factor by overflowing, and leaves such a step out by itself.
-        if self.guard is None or parts.scaler is not None or math.isfinite(norm := self.grad_norm.item()):
-            return ""
-        return f"the gradient's norm became {norm}"
+        """Clip the gradient; what is not finite of it."""
+        parts, watched = self.parts, self.guard is not None and self.parts.scaler is None
+        if parts.grad_clip is not None:
+            self.grad_norm = clip_grad_norm(self._parameters, parts.grad_clip)
+            # A GradScaler finds its factor by overflowing, and leaves such a step out by itself.
+            if watched and not math.isfinite(norm := self.grad_norm.item()):
+                return f"the gradient's norm became {norm}"
+        elif watched and found_not_finite(self._parameters).item():
+            return "the gradient became not finite"
+        return ""
 
     def move(self) -> None:
         """Move the weights by the gradient, at the learning rate of the step."""

@@ -279,3 +279,20 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None) -> Tensor:
     else:
         torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp_(max=1.0))
     return norm
+
+
+def found_not_finite(params: Iterable[Tensor]) -> Tensor:
+    """1 if a gradient holds a NaN or an infinity, else 0: a scalar on their device, without a sync.
+
+    One pass in one kernel, the one of GradScaler: a third of what a norm costs.
+    """
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for param in params:
+        if (grad := param.grad) is not None:
+            grad = grad.coalesce().values() if grad.is_sparse else grad
+            kinds.setdefault(grad.dtype, []).append(grad)
+    device = next((grads[0].device for grads in kinds.values()), torch.device("cpu"))
+    found = torch.zeros((), device=device)
+    for grads in kinds.values():
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones((), device=device))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -180,6 +181,11 @@ def load(trainer: Trainer, path: Path, strict: bool = False) -> None:
         tensors, state = _load_exchange(path)
     elif (path / checkpoint.MANIFEST).exists():
         tensors, state = checkpoint.read_checkpoint(path)
+        newest = checkpoint.find_checkpoints(path.parent)[0].path
+        if (
+            newest.resolve() != path.resolve()
+        ):  # a branch of its own, or the later ones would count as its newest
+            state["run_id"] = secrets.token_hex(4)
     elif not load_newest(trainer, path, strict):
         raise DataError(f"no checkpoint at {path}. A checkpoint is a folder with {checkpoint.MANIFEST}.")
     else:
@@ -286,7 +292,6 @@ class Saver:
         state = trainer.state
         best_here = state.best_metric if state.best_step == state.step else None
         jobs = [self._best] if self._best is not None and self._best.step != state.step else []
-        self._best = None
         self._last = time.monotonic()
         parts, values = capture(trainer, best_here)
         if background and _size(parts) >= _BACKGROUND_BYTES:
@@ -331,6 +336,8 @@ class Saver:
         for job in jobs:
             folder = self._free_name(f"step-{job.step:08d}-{run_id}")
             checkpoint.write_checkpoint(folder, job.parts, job.values)
+            if self._best is not None and self._best.step <= job.step:
+                self._best = None  # only now: what could not be written waits for the next save
             checkpoint.link(self.root, "last", folder)
             if job.values["best_here"] is not None:
                 checkpoint.link(self.root, "best", folder)

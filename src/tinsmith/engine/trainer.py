@@ -304,6 +304,7 @@ class Trainer:
         start: float,
     ) -> None:
         state, loop = self.state, self.loop
+        saved = state.step if state.finished else -1  # a finished run has its last step on disk
         state.finished = False
         before = time.monotonic()
         for step in loop.steps(batches, limit):
@@ -322,12 +323,12 @@ class Trainer:
                 self._step_torch_scheduler()
             if self.stop_requested:
                 break
-            if self.saver is not None:
+            if self.saver is not None and not at_end:
                 self.saver.maybe_save(self)
             before = time.monotonic()
         state.seconds = time.monotonic() - start
         state.finished = not self.stop_requested
-        if self.saver is not None:
+        if self.saver is not None and state.step != saved:
             self.saver.save(self)
 
     def _save_before_the_end(self) -> None:
