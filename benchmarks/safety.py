@@ -2,8 +2,8 @@
 
     python benchmarks/safety.py [--rounds 9]
 
-Guard: the same loop (a step of about 0.3 ms, one thread) with and without it, step by step in turn; the difference
-of the medians over 2,000 steps a round, with clipping (which has the gradient's norm already) and without.
+Guard: the same loop (a step of about 0.3 ms, one thread) with and without it, step by step in turn; the
+difference of the medians over 2,000 steps a round, with clipping (which has the norm already) and without.
 Checkpoint: 100 MB of tensors, steps of a few milliseconds. The stall is the time from the end of the step
 before a save to the start of the next step; beside it the copy of the tensors alone, the save in the
 foreground, and the steps that ran while the thread wrote.

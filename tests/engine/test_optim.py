@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tinsmith.engine.optim import CombinedOptimizer, RowAdam, clip_grad_norm, found_not_finite, get_optimizer
+from tinsmith.engine.optim import CombinedOptimizer, FiniteCheck, RowAdam, clip_grad_norm, get_optimizer
 from tinsmith.errors import ConfigError
 
 
@@ -303,17 +303,20 @@ def test_a_gradient_that_is_not_finite_is_found_and_left_as_it_is(value: float) 
         nn.Parameter(torch.zeros(4).double()),
         nn.Parameter(torch.zeros(1)),
     ]
-    assert found_not_finite(params) == 0
+    finite = FiniteCheck(params)
+    assert finite()
     for param in params[:2]:
         param.grad = torch.randn_like(param)
     before = [param.grad.clone() for param in params[:2] if param.grad is not None]
-    assert found_not_finite(params) == 0
+    assert finite()
     assert all(torch.equal(a, b.grad) for a, b in zip(before, params, strict=False) if b.grad is not None)
     for param in params[:2]:
         assert param.grad is not None
         param.grad.view(-1)[-1] = value
-        assert found_not_finite(params) == 1
+        assert not finite()
+        assert not finite()
         param.grad.view(-1)[-1] = 0
+        assert finite()
     table = nn.Embedding(5, 2, sparse=True)
     table(torch.tensor([1, 1, 3])).sum().mul(value).backward()
-    assert found_not_finite(table.parameters()) == 1
+    assert not FiniteCheck(table.parameters())()

@@ -15,7 +15,7 @@ from tinsmith.engine.contract import Context, StepOutput, Task
 from tinsmith.engine.data import Batches, to_device
 from tinsmith.engine.device import autocast
 from tinsmith.engine.ema import EMA
-from tinsmith.engine.optim import clip_grad_norm, found_not_finite
+from tinsmith.engine.optim import FiniteCheck, clip_grad_norm
 from tinsmith.engine.schedules import Schedule
 from tinsmith.engine.state import State
 from tinsmith.engine.window import Means
@@ -86,6 +86,7 @@ class Loop:
         self.grad_norm: Tensor | None = None
         self.epoch_done = False
         self._parameters = parts.parameters()
+        self._finite = FiniteCheck(self._parameters)
         # On a GPU reading a number waits, and a loss that is not finite shows in the gradient's norm; but not
         # under a GradScaler, which takes an overflow for its own doing and would leave out every step.
         self._reads = parts.device.type == "cpu" or parts.scaler is not None
@@ -193,7 +194,7 @@ class Loop:
             # A GradScaler finds its factor by overflowing, and leaves such a step out by itself.
             if watched and not math.isfinite(norm := self.grad_norm.item()):
                 return f"the gradient's norm became {norm}"
-        elif watched and found_not_finite(self._parameters).item():
+        elif watched and not self._finite():
             return "the gradient became not finite"
         return ""
 

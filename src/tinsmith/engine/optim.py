@@ -281,18 +281,29 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None) -> Tensor:
     return norm
 
 
-def found_not_finite(params: Iterable[Tensor]) -> Tensor:
-    """1 if a gradient holds a NaN or an infinity, else 0: a scalar on their device, without a sync.
+class FiniteCheck:
+    """Tells whether a gradient holds a NaN or an infinity: one pass, in GradScaler's kernel.
 
-    One pass in one kernel, the one of GradScaler: a third of what a norm costs.
+    Args:
+        params: the parameters, on one device.
     """
-    kinds: dict[torch.dtype, list[Tensor]] = {}
-    for param in params:
-        if (grad := param.grad) is not None:
-            grad = grad.coalesce().values() if grad.is_sparse else grad
-            kinds.setdefault(grad.dtype, []).append(grad)
-    device = next((grads[0].device for grads in kinds.values()), torch.device("cpu"))
-    found = torch.zeros((), device=device)
-    for grads in kinds.values():
-        torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones((), device=device))
-    return found
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for param in params:
+            kinds.setdefault(param.dtype, []).append(param)
+        self._kinds = list(kinds.values())
+        device = self._kinds[0][0].device if self._kinds else torch.device("cpu")
+        self._found, self._one = torch.zeros((), device=device), torch.ones((), device=device)
+
+    def __call__(self) -> bool:
+        """Whether all gradients are finite. They stay as they are; a GPU is waited for."""
+        for params in self._kinds:
+            grads = [param.grad for param in params if param.grad is not None]
+            grads = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
+            if grads:
+                torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
+        if not self._found.item():
+            return True
+        self._found.zero_()
+        return False
