@@ -223,8 +223,8 @@ def test_a_file_passes_the_same_check_with_its_line(fake: str, tmp_path: Path) -
         "trainer: 5\n": f"'trainer' is a section, not a setting ({mine}:1)",
         "seed: 1\noptimizer:\n  lr: -1\n": f"optimizer.lr=-1.0 is not allowed: above 0, often 1e-4 to 1e-2. "
         f"(optimizer.lr: {mine}:3)",
-        "seed: !!python/object/apply:os.system [ls]\n": f"{mine}:1: seed=[ls] is not an int",
-        "a: &x {b: *x}\n": f"{mine}: this is not YAML",
+        "seed: !!python/object/apply:os.system [ls]\n": f"{mine}:1: '!!python/object/apply:os.system'",
+        "a: &x {b: *x}\n": f"{mine}:1: this is not YAML: '*x' is not filled in here",
     }
     for text, message in cases.items():
         mine.write_text(text)

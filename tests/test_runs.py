@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tinsmith import cli, runs
+from tinsmith.compose import compose
 from tinsmith.console import table, to_json
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.run_view import config_of, differences, metrics_of, next_commands
@@ -22,7 +23,9 @@ from tinsmith.runs import (
     process_record,
     read_run_json,
     remove_run,
+    settings_file,
     write_run_json,
+    write_settings,
 )
 
 
@@ -128,6 +131,40 @@ def test_a_damaged_record_is_named_and_does_not_hide_other_runs() -> None:
     with pytest.raises(DataError, match=r"is not a run folder: it has no run\.json"):
         read_run_json(Path())
     assert {run.path: run.status for run in list_runs("runs")} == {damaged: "unknown", good: "done"}
+
+
+def test_a_record_that_was_changed_is_told_by_its_digest() -> None:
+    path = a_run() / "run.json"
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps(good, indent=7))  # white space says nothing
+    assert read_run_json(path.parent) == {key: value for key, value in good.items() if key != "digest"}
+    path.write_text(json.dumps(good | {"seed": 43}))
+    with pytest.raises(DataError, match=r"run\.json is damaged or was changed: its digest differs\. Mend it"):
+        read_run_json(path.parent)
+    path.write_text('{"family": "fake"}')  # as the message advises
+    assert read_run_json(path.parent) == {"family": "fake"}
+    path.write_text('{"pid": "many"}')
+    with pytest.raises(DataError, match=r"run\.json is damaged: 'pid' is 'many'"):
+        read_run_json(path.parent)
+
+
+def test_settings_that_were_changed_are_told_by_their_digest(fake: str) -> None:
+    folder = a_run()
+    resolved = compose(fake, ["seed=7"])
+    write_settings(folder, resolved)
+    assert compose(fake, [], settings_file(folder)).values == resolved.values
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 7", "seed: 8"))
+    with pytest.raises(ConfigError, match=r"config\.yaml was changed since the run wrote it"):
+        settings_file(folder)
+    path.write_text(path.read_text().partition("\n")[2])  # as the message advises
+    assert compose(fake, [], settings_file(folder)).values["seed"] == 8
+    path.write_text("# tinsmith fake\n")
+    with pytest.raises(ConfigError, match="holds no settings: it was cut"):
+        settings_file(folder)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"cannot read runs/fake/0001/config\.yaml"):
+        settings_file(folder)
 
 
 def test_a_run_whose_process_is_gone_was_killed() -> None:

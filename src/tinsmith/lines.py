@@ -30,7 +30,7 @@ def answer_lines(predictor: Callable[[list[Any]], list[Any]], source: str, targe
         count = 0
         items = _parsed(lines, source)
         while batch := list(islice(items, _BATCH)):
-            for answer in predictor(batch):
+            for answer in _answers(predictor, batch):
                 out.write(to_json(answer) + "\n")
             count += len(batch)
         if not count:
@@ -38,11 +38,24 @@ def answer_lines(predictor: Callable[[list[Any]], list[Any]], source: str, targe
     return count
 
 
+def _answers(predictor: Callable[[list[Any]], list[Any]], batch: list[tuple[str, Any]]) -> list[Any]:
+    try:
+        return predictor([item for _, item in batch])
+    except DataError:
+        for place, item in batch:  # which of them it is, a predictor of a batch cannot say by its line
+            try:
+                predictor([item])
+            except DataError as error:
+                raise DataError(f"{place}: {str(error).removeprefix('input 0: ')}") from None
+        raise
+
+
 def _shown(source: str) -> str:
     return "stdin" if source == "-" else source
 
 
-def _parsed(lines: Iterator[bytes], source: str) -> Iterator[Any]:
+def _parsed(lines: Iterator[bytes], source: str) -> Iterator[tuple[str, Any]]:
+    """Each line's ``file:line`` and what it holds."""
     for number, raw in enumerate(lines, 1):
         place = f"{_shown(source)}:{number}"
         if len(raw) > _LONGEST:
@@ -56,7 +69,7 @@ def _parsed(lines: Iterator[bytes], source: str) -> Iterator[Any]:
             raise DataError(f"{place}: broken JSON: {error}") from None
         if not item:
             raise DataError(f"{place}: an empty line; every line is an input")
-        yield item
+        yield place, item
 
 
 @contextlib.contextmanager

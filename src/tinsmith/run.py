@@ -64,7 +64,7 @@ def resume(run_dir: Path, overrides: list[str]) -> int:
     """Go on with a run in its folder, from its newest whole checkpoint."""
     record = runs.read_run_json(run_dir)
     family = record["family"]
-    resolved = compose(family, overrides, run_dir / "config.yaml")
+    resolved = compose(family, overrides, runs.settings_file(run_dir))
     runs.write_run_json(run_dir, status="running", **runs.process_record())
     with _log_file(lambda: run_dir) as open_folder:
         stages = resolved.cfg.curriculum
@@ -72,7 +72,7 @@ def resume(run_dir: Path, overrides: list[str]) -> int:
         run = _assemble(family, resolved.cfg, open_folder, stage)
         if not snapshot.load_newest(run.trainer, run_dir / "checkpoints"):
             console.say("no checkpoint yet: starting from the first step, in the same folder")
-        replace_bytes(run_dir / "config.yaml", resolved.to_yaml().encode())
+        runs.write_settings(run_dir, resolved)
         return _train(run)
 
 
@@ -101,7 +101,7 @@ def predict(run_dir: Path, source: str, target: str) -> int:
 
 def _of_run(run_dir: Path) -> tuple[str, Any]:
     family = runs.read_run_json(run_dir)["family"]
-    return family, compose(family, [], run_dir / "config.yaml").cfg
+    return family, compose(family, [], runs.settings_file(run_dir)).cfg
 
 
 # ---- assembling -------------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ def metrics_of(run: Run) -> dict[str, Any]:
     for rows in _last_rows(run.path / "metrics.jsonl").values():
         found |= rows
     for path in sorted((run.path / "eval").glob("*.json")):
-        table = _load(path.read_text("utf-8"))
-        numbers = _numbers(table.get("metrics") or table)
+        table = _load(path.read_text("utf-8", errors="replace"))
+        metrics = table.get("metrics")
+        numbers = _numbers(metrics if isinstance(metrics, dict) else table)
         found |= {f"{path.stem}.{key}": value for key, value in numbers}
     return found
 
@@ -76,7 +77,7 @@ def _last_rows(path: Path) -> dict[str, dict[str, Any]]:
     """The last line of each split in ``metrics.jsonl``, its keys with the split before them."""
     lines: dict[str, str] = {}
     if path.is_file():
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 if line.endswith("\n"):  # a line that was being written when the process died has none
                     lines["val" if '"val"' in line else "train"] = line
@@ -89,7 +90,7 @@ def _last_rows(path: Path) -> dict[str, dict[str, Any]]:
 def _load(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 

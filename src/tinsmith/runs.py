@@ -17,14 +17,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from tinsmith._version import __version__
 from tinsmith.compose import Resolved
 from tinsmith.console import to_json
-from tinsmith.durable import replace_bytes
+from tinsmith.durable import make_folder, replace_bytes, sync_folder
 from tinsmith.errors import ConfigError, DataError, did_you_mean
+from tinsmith.text.digests import value_digest
 
 _FOLDER = re.compile(r"(\d{4,})(?:-(.+))?")
-_RESUMABLE = ("trainer.", "logger.", "threads", "device")  # what a resume may change
+_SEAL = b"# xxh3-128 of all that follows this line: "
+# What the code builds on; the rest of a record is for people.
+_KINDS = {"family": (str,), "status": (str,), "pid": (int,), "best": (dict, type(None))}
+_RESUMABLE = ("trainer.", "logger.", "resources.", "threads", "device")  # what a resume may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ def new_run(root: str | Path, family: str, name: str = "") -> Path:
     """Create the folder of a new run and point the family's ``last`` link at it."""
     parent = Path(root) / family
     ids = parent / ".ids"
-    ids.mkdir(parents=True, exist_ok=True)
+    make_folder(ids)
     used = [int(file.name) for file in ids.iterdir() if file.name.isdigit()]
     number = max([*used, *(run.number for run in _scan(parent))], default=0) + 1
     while True:
@@ -69,6 +75,7 @@ def new_run(root: str | Path, family: str, name: str = "") -> Path:
         number += 1
     folder = parent / (f"{number:04d}-{name}" if name else f"{number:04d}")
     folder.mkdir()
+    sync_folder(parent)
     _link_last(parent)
     return folder
 
@@ -89,8 +96,37 @@ def start_run(root: str | Path, resolved: Resolved, argv: list[str]) -> Path:
     cfg = resolved.cfg
     folder = new_run(root, resolved.family, cfg.name)
     write_run_json(folder, **first_record(folder, argv, cfg.seed, cfg.device))
-    replace_bytes(folder / "config.yaml", resolved.to_yaml().encode())
+    write_settings(folder, resolved)
     return folder
+
+
+def write_settings(folder: Path, resolved: Resolved) -> None:
+    """Write ``config.yaml``; its first line is a digest of the others, for ``settings_file``."""
+    text = resolved.to_yaml().encode()
+    replace_bytes(folder / "config.yaml", _SEAL + xxhash.xxh3_128_hexdigest(text).encode() + b"\n" + text)
+
+
+def settings_file(folder: Path) -> Path:
+    """The ``config.yaml`` of a run, as the run wrote it. One without a digest is taken as it is.
+
+    Raises:
+        ConfigError: it was changed since, by hand or by a damaged disk: it may describe another run.
+    """
+    path = folder / "config.yaml"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}. The run's settings are there.") from None
+    first, _, rest = data.partition(b"\n")
+    if first.startswith(_SEAL) and first != _SEAL + xxhash.xxh3_128_hexdigest(rest).encode():
+        raise ConfigError(
+            f"{path} was changed since the run wrote it: its digest differs. Undo the change; what a resume "
+            f"may change goes on the command line: tinsmith resume {folder} trainer.epochs=20. To go on with "
+            "the file as it is now, take its first line out."
+        )
+    if all(line.startswith(b"#") or not line.strip() for line in data.splitlines()):
+        raise ConfigError(f"{path} holds no settings: it was cut.")
+    return path
 
 
 def first_record(folder: Path, argv: list[str], seed: int, device: str) -> dict[str, Any]:
@@ -139,23 +175,36 @@ def now() -> str:
 def write_run_json(folder: Path, **fields: Any) -> None:
     """Put ``fields`` into ``run.json``: whole or not at all, also when the power fails."""
     path = folder / "run.json"
-    record = (read_run_json(folder) if path.exists() else {}) | fields
-    text = json.dumps(json.loads(to_json(record)), indent=2, ensure_ascii=False)
+    record = json.loads(to_json((read_run_json(folder) if path.exists() else {}) | fields))
+    text = json.dumps({**record, "digest": value_digest(record)}, indent=2)
     replace_bytes(path, (text + "\n").encode())
 
 
 def read_run_json(folder: Path) -> dict[str, Any]:
-    """What ``run.json`` holds. Raises ``DataError`` if it is missing or damaged."""
+    """What ``run.json`` holds; it has its own digest. One without is taken as it is.
+
+    Raises:
+        DataError: it is missing, damaged or changed.
+    """
     path = folder / "run.json"
+    family = folder.absolute().parent.name
+    mend = f'Mend it, or make it {{"family": "{family}"}}: the run itself is in checkpoints/.'
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        digest = record.pop("digest", None) if isinstance(record, dict) else None
+        changed = digest is not None and digest != value_digest(record)
     except FileNotFoundError:
         raise DataError(f"{folder} is not a run folder: it has no run.json.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path}: {error}. {mend}") from None
     if not isinstance(record, dict):
-        raise DataError(f"{path} is damaged: it does not hold an object.")
-    return record
+        raise DataError(f"{path} is damaged: it does not hold an object. {mend}")
+    if changed:
+        raise DataError(f"{path} is damaged or was changed: its digest differs. {mend}")
+    wrong = [name for name, kinds in _KINDS.items() if not isinstance(record.get(name, kinds[0]()), kinds)]
+    if wrong:
+        raise DataError(f"{path} is damaged: '{wrong[0]}' is {record[wrong[0]]!r:.40}. {mend}")
+    return {"family": family, **record}
 
 
 def list_runs(root: str | Path = "runs") -> list[Run]:
@@ -179,7 +228,7 @@ def open_run(folder: Path) -> Run:
 def _age(run: Run) -> tuple[float, int]:
     try:
         return datetime.fromisoformat(str(run.record.get("started"))).timestamp(), run.number
-    except ValueError:
+    except (ValueError, OverflowError):
         return run.path.stat().st_mtime, run.number
 
 
@@ -274,7 +323,7 @@ def _process_start(pid: int) -> str | None:
 
 def _is_alive(record: dict[str, Any]) -> bool:
     pid = record.get("pid")
-    if not isinstance(pid, int) or record.get("host") not in (None, platform.node()):
+    if not isinstance(pid, int) or not 0 < pid < 1 << 31 or record.get("host") not in (None, platform.node()):
         return True  # another machine's process: nothing can be said against it
     try:
         os.kill(pid, 0)

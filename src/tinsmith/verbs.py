@@ -41,7 +41,7 @@ def train(args: argparse.Namespace, session: Session) -> int:
 def resume(args: argparse.Namespace, session: Session) -> int:
     """``tinsmith resume RUN [key=value]``."""
     from tinsmith.compose import compose
-    from tinsmith.runs import check_resumable, open_run
+    from tinsmith.runs import check_resumable, open_run, settings_file
 
     folder = _run_folder(args, "resume")
     overrides = [*args.words[1:], *_device(args)]
@@ -50,8 +50,8 @@ def resume(args: argparse.Namespace, session: Session) -> int:
         raise ConfigError(f"{folder} is running (process {started.record.get('pid')}): stop it first.")
     if (folder / "config.yaml").is_file():  # a wrong setting is answered before torch is imported
         family = started.record.get("family", folder.parent.name)
-        before = compose(family, [], folder / "config.yaml")
-        check_resumable(before, compose(family, overrides, folder / "config.yaml"))
+        settings = settings_file(folder)
+        check_resumable(compose(family, [], settings), compose(family, overrides, settings))
     from tinsmith import run
 
     session.run_dir = folder

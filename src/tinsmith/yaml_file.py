@@ -1,5 +1,6 @@
 """YAML settings with the line of each, in and out. What a plain word means, the setting's type decides."""
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ import yaml  # type: ignore[import-untyped]
 
 from tinsmith.errors import ConfigError, did_you_mean
 from tinsmith.settings import Plain
+
+_LARGEST = 1 << 20  # bytes; settings are a page, and reading YAML is slow
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")}
+_TAGS |= {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value", "tag:yaml.org,2002:merge"}  # plain words
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,10 @@ def parse_yaml(text: str, path: str, keys: Container[str]) -> list[Entry]:
         keys: known settings; a mapping that stands at one is its value and not a section.
 
     Raises:
-        ConfigError: not YAML, not a mapping, or a key that stands twice.
+        ConfigError: not YAML, not a mapping, a key that stands twice, a tag, or an alias.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         if root is None:
             return []
         if not isinstance(root, yaml.MappingNode):
@@ -47,39 +52,94 @@ def parse_yaml(text: str, path: str, keys: Container[str]) -> list[Entry]:
         line = mark.line + 1 if mark else 1
         what = " ".join(filter(None, (error.problem, error.context)))
         raise ConfigError(f"{path}:{line}: this is not YAML: {what}.") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{path}:{line}: this is not YAML: the character {error.character:#06x}: {error.reason}."
+        ) from None
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:  # '\\UFFFFFFFF' the last
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: this is not YAML: {' '.join(str(error).split())}.") from None
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """YAML without what settings do not need: aliases (nested ones grow without bound)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"'*{event.anchor}' is not filled in here: write the value itself"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ConfigError(f"{path}: over {_LARGEST >> 20} MiB: this is no file of settings.")
+        return _decoded(path, data)
     except FileNotFoundError:
         near = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(f"config file {path} not found.{did_you_mean(path.name, near)}") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+    except (IsADirectoryError, PermissionError, NotADirectoryError) as error:
         raise ConfigError(f"cannot read the config file {path}: {error}.") from None
 
 
+def _decoded(path: Path, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        raise ConfigError(f"{path}:{line}: cannot read the config file: {what}; save it as UTF-8.") from None
+
+
 def _entries(node: yaml.MappingNode, prefix: str, path: str, keys: Container[str]) -> Iterator[Entry]:
-    seen: dict[str, int] = {}
-    for key_node, value in node.value:
-        key, line = prefix + str(key_node.value), key_node.start_mark.line + 1
-        if key in seen:
-            raise ConfigError(f"{path}:{line}: '{key}' stands twice, here and in line {seen[key]}.")
-        seen[key] = line
+    for name, line, value in _pairs(node, prefix, path):
+        key = prefix + name
         if isinstance(value, yaml.MappingNode) and key not in keys:
             yield from _entries(value, key + ".", path, keys)
         else:
-            yield Entry(key, _value(value), f"{path}:{line}", f"{path}:{line}")
+            yield Entry(key, _value(value, path), f"{path}:{line}", f"{path}:{line}")
 
 
-def _value(node: yaml.Node) -> Any:
+def _pairs(node: yaml.MappingNode, prefix: str, path: str) -> Iterator[tuple[str, int, yaml.Node]]:
+    """The keys of a mapping, each with its line and its value."""
+    _refuse_tag(node, path)
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{path}:{line}: a key is a word, not a list or a mapping.")
+        _refuse_tag(key, path)
+        name = str(key.value)
+        if name in seen:
+            raise ConfigError(f"{path}:{line}: '{prefix}{name}' stands twice, here and in line {seen[name]}.")
+        seen[name] = line
+        yield name, line, value
+
+
+def _value(node: yaml.Node, path: str) -> Any:
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _value(item) for key, item in node.value}
+        return {name: _value(item, path) for name, _, item in _pairs(node, "", path)}
+    _refuse_tag(node, path)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item) for item in node.value]
+        return [_value(item, path) for item in node.value]
+    if not str(node.value).isascii() and re.search("[\ud800-\udfff]", node.value):
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: half a surrogate pair is no text.")
     return node.value if node.style else Plain(node.value)
+
+
+def _refuse_tag(node: yaml.Node, path: str) -> None:
+    """A tag such as ``!!python/object`` asks for what is never done here; not to say so would hide it."""
+    if node.tag not in _TAGS:
+        name = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise ConfigError(
+            f"{path}:{node.start_mark.line + 1}: '{name}' is not read here: write a plain value."
+        )
 
 
 def to_yaml(values: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:

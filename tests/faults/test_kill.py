@@ -1,78 +1,158 @@
-"""A killed and resumed run ends with the bits of the run that was never killed (benchmarks/resume.py)."""
+"""A run that is killed and resumed, again and again, ends with the bits of the run that was never killed.
 
-import json
+The full counts, 400 kills of each family: ``pytest tests/faults/test_kill.py -m full``.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from resume import Command, codec, differences, kill_and_resume, plain, position, run_child
+import resume
+from families.tiny import COMMON, TINY, build
+from faults.forks import Child, Kill, Plant, attempt, die_at_change, differences, kill_again_and_again, trace
+from faults.plain import Fit, Run, forget_average, forget_generators, forget_moments, plain, skip_a_sample
 
-CODEC = ["trainer.max_steps=40", "trainer.batch_size=8", "trainer.eval_every=15", "trainer.ema=0.9"]
-CODEC += ["trainer.save_seconds=0", "trainer.log_every=1", "logger.tensorboard=false", "model.dropout=0.1"]
-CODEC += ["model.dim=8", "model.dilations=[1,2]", "threads=1", "device=cpu"]
+from tinsmith.cli import main
+from tinsmith.engine import snapshot
+from tinsmith.engine.checkpoint import read_newest
 
-
-@pytest.fixture
-def codec_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """``tinsmith train`` and ``resume`` with a tiny teacher on a few sentences."""
-    pytest.importorskip("transformers")
-    from text.tiny_teachers import WORDS, save_model
-
-    monkeypatch.setenv("TINSMITH_CACHE", str(tmp_path / "cache"))
-    teacher = save_model(tmp_path / "teacher", "bert")
-    rows = [{"text": f"{a} {b} {a} tin"} for a in WORDS[:12] for b in WORDS[3:12]]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return codec([*CODEC, f"data.path={path}", f"teacher.name={teacher}"])
+NOISE = {"codec": ["model.dropout=0.1"]}  # what makes a family draw at random
+STEPS = {"max_steps": 24, "eval_every": 5, "ema": 0.9, "accumulate": 3, "save_seconds": 0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    """What the children compute with is part of the result, and two of them may run at once."""
+def family(name: str, data: Path, folder: Path) -> Fit:
+    """The tiny run of a family, with all that a resume can get wrong."""
+    built = build(name, data, *NOISE.get(name, []))
+    trainer = built.trainer(folder / "checkpoints", **STEPS)
+    return Fit(trainer, built.data.train, built.data.valid)
+
+
+@pytest.fixture(scope="module", params=["plain", "background", *TINY])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Has trained once already in this process: the children need not load what torch loads late."""
+    folder = tmp_path_factory.mktemp(request.param)
+    made: Run = partial(family, request.param, folder) if request.param in TINY else plain
+    first = made(folder / "warm")
+    first.trainer.train_epoch(first.train)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+        if request.param == "background":  # no state is too small for a thread to save
+            patch.setattr(snapshot, "_BACKGROUND_BYTES", 0)
+        yield made
+
+
+def test_killed_at_random_instants_and_inside_saves(run: Run, tmp_path: Path) -> None:
+    survives(run, tmp_path, kills=40)
+
+
+@pytest.mark.full
+def test_killed_four_hundred_times(run: Run, tmp_path: Path) -> None:
+    survives(run, tmp_path, kills=400)
+
+
+def survives(run: Run, folder: Path, kills: int) -> None:
+    counts = kill_again_and_again(run, folder, kills)
+    assert counts["operation"] > kills / 6
+    assert counts["instant"] > kills / 3
+    assert counts["resumed"] > kills / 2  # the others were killed before there was a checkpoint
 
 
 def test_killed_twice_inside_an_epoch_and_once_at_its_end(tmp_path: Path) -> None:
-    # 500 rows, 16 a batch, 2 batches a step: 16 steps an epoch. A process dies before it saves its last step.
-    seconds = run_child(plain(epochs=3)(tmp_path / "whole"), None)
-    assert seconds
-    left = []
-    for step in (6, 12, 17):
-        run_child(plain(epochs=3, die_at=step)(tmp_path / "killed"), None)
-        left.append(position(tmp_path / "killed"))
-    assert [at["step"] for at in left] == [5, 11, 16]
-    assert left[0]["cursor"] == 160
-    assert left[2] == {"step": 16, "epoch": 1, "cursor": 0}
-    run_child(plain(epochs=3)(tmp_path / "killed"), None)
+    # 70 rows, 8 a batch, 2 batches a step: 5 steps an epoch, and each is saved. A child dies before its save.
+    attempt(plain, tmp_path / "whole")
+    places = []
+    for step in (3, 4, 6):
+        assert not attempt(plain, tmp_path / "killed", Kill("step", step))
+        newest = read_newest(tmp_path / "killed" / "checkpoints")
+        assert newest is not None
+        places.append([newest[2][key] for key in ("global_step", "epoch", "cursor")])
+    assert places == [[2, 0, 32], [3, 0, 48], [5, 1, 0]]
+    assert attempt(plain, tmp_path / "killed")
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+    taken = [row["step"] for row in trace(tmp_path / "killed")]
+    assert taken == [1, 2, 3, 3, 4, 4, 5, 6, *range(6, 26)]
+
+
+@pytest.mark.parametrize("options", [{"loader": {"num_workers": 2}}, {"mixed_precision": "bf16"}], ids=str)
+def test_killed_with(options: dict[str, object], tmp_path: Path) -> None:
+    other = partial(plain, epochs=2, **options)
+    attempt(other, tmp_path / "whole")
+    assert not attempt(other, tmp_path / "killed", Kill("step", 8))
+    assert attempt(other, tmp_path / "killed")
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{"workers": 2}, {"precision": "bf16"}], ids=str)
-def test_killed_with(tmp_path: Path, options: dict[str, object]) -> None:
-    run_child(plain(epochs=2, **options)(tmp_path / "whole"), None)
-    run_child(plain(epochs=2, die_at=21, **options)(tmp_path / "killed"), None)
-    run_child(plain(epochs=2, **options)(tmp_path / "killed"), None)
-    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+# ---- through the command line -----------------------------------------------------------------------
 
 
-def test_a_killed_codec_resumes(tmp_path: Path, codec_command: Command) -> None:
-    kill_at_random(codec_command, tmp_path, kills=2)
+def command(words: list[str], place: Path, change: int = 0) -> None:
+    """``tinsmith train``, or where there is a run ``tinsmith resume``; dies before a change of the files."""
+    if change:
+        die_at_change(change)
+    found = sorted((place / "codec").glob("[0-9]*/config.yaml"))
+    train = ["train", "codec", *words, "--run-dir", str(place)]
+    assert main([*(["resume", str(found[-1].parent)] if found else train), "--quiet"]) == 0
+
+
+def test_a_killed_command_resumes_and_its_log_is_whole(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    options = [f"trainer.{name}={value}" for name, value in STEPS.items()]
+    words = [*TINY["codec"].settings(tmp_path), *COMMON, *NOISE["codec"], *options]
+    assert Child(lambda _: command(words, tmp_path / "whole"), tmp_path).ended()
+    killed = 0
+    for _ in range(8):
+        change = rng.randint(1, 150)
+        if Child(lambda _, n=change: command(words, tmp_path / "killed", n), tmp_path).ended():
+            break
+        killed += 1
+    else:
+        assert Child(lambda _: command(words, tmp_path / "killed"), tmp_path).ended()
+    assert killed >= 4
+    one, two = (sorted((tmp_path / name / "codec").glob("[0-9]*"))[-1] for name in ("whole", "killed"))
+    assert resume.differences(one, two) == []
 
 
 @pytest.mark.full
-def test_plain_killed_twenty_times(tmp_path: Path) -> None:
-    kill_at_random(plain(), tmp_path, kills=20)
+@pytest.mark.parametrize("name", ["plain", "codec"])
+def test_killed_twenty_times_in_new_processes(name: str, tmp_path: Path) -> None:
+    words = [*TINY["codec"].settings(tmp_path), *COMMON, "trainer.max_steps=40", "trainer.save_seconds=0"]
+    start = resume.plain() if name == "plain" else resume.codec(words)
+    seconds = resume.run_child(start(tmp_path / "whole"), None)
+    assert len(resume.kill_and_resume(start, tmp_path / "killed", 20, seconds, seed=20)) == 20
+    assert resume.differences(tmp_path / "whole", tmp_path / "killed") == []
 
 
-@pytest.mark.full
-def test_codec_killed_twenty_times(tmp_path: Path, codec_command: Command) -> None:
-    kill_at_random(codec_command, tmp_path, kills=20)
+# ---- the tester, tested -----------------------------------------------------------------------------
 
 
-def kill_at_random(command: Command, folder: Path, kills: int) -> None:
-    seconds = run_child(command(folder / "whole"), None)
-    left = kill_and_resume(command, folder / "killed", kills, seconds, seed=kills)
-    assert len(left) == kills
-    assert differences(folder / "whole", folder / "killed") == []
+@pytest.mark.parametrize(
+    ("bug", "shown"),
+    [
+        (forget_average, {"ema"}),
+        (forget_generators, {"weights", "rng", "step 8: loss"}),
+        (forget_moments, {"weights", "optimizer", "step 9: loss"}),
+        (skip_a_sample, {"weights", "step 8: samples"}),
+    ],
+)
+def test_a_planted_bug_is_caught(bug: Plant, shown: set[str], tmp_path: Path) -> None:
+    attempt(plain, tmp_path / "whole")
+    attempt(plain, tmp_path / "killed", Kill("step", 8))  # inside the second epoch
+    attempt(plain, tmp_path / "killed", plant=bug)
+    assert shown <= set(differences(tmp_path / "whole", tmp_path / "killed"))
+
+
+def test_a_child_that_fails_or_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(folder: Path) -> Fit:
+        raise RuntimeError("no such data")
+
+    def hangs(folder: Path) -> Fit:
+        time.sleep(600)
+        raise AssertionError
+
+    with pytest.raises(AssertionError, match="RuntimeError: no such data"):
+        attempt(fails, tmp_path)
+    monkeypatch.setattr("faults.forks.WATCHDOG", 0.1)
+    with pytest.raises(AssertionError, match="no step in"):
+        attempt(hangs, tmp_path)

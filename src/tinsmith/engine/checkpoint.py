@@ -169,6 +169,15 @@ def read_checkpoint(folder: Path) -> tuple[Parts, dict[str, Any]]:
         DataError: a file is missing, short or altered. The message names it.
     """
     files = dict(_verified(folder))
+    try:
+        return _parsed(files)
+    except Exception as error:  # digests that are right say nothing of a file that somebody made
+        raise DataError(
+            f"damaged checkpoint: {folder} does not hold a trainer's state ({error!r})."
+        ) from error
+
+
+def _parsed(files: dict[str, bytes]) -> tuple[Parts, dict[str, Any]]:
     state: dict[str, Any] = json.loads(files.pop(STATE))
     parts = {name.removesuffix(".safetensors"): safetensors.torch.load(data) for name, data in files.items()}
     for stem, names in state.pop("aliases", {}).items():
@@ -210,10 +219,13 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         files = json.loads(path.read_bytes())["files"]
         ok = STATE in files and all(
-            isinstance(entry["size"], int) and isinstance(entry["xxh3_128"], str) and Path(name).name == name
+            isinstance(entry["size"], int)
+            and isinstance(entry["xxh3_128"], str)
+            and Path(name).name == name
+            and name.isprintable()  # a NUL or half a surrogate pair is no name of a file
             for name, entry in files.items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"damaged checkpoint: {path} is missing or unreadable.") from error
     if not ok:
         raise DataError(f"damaged checkpoint: {path} does not describe a checkpoint.")
@@ -242,9 +254,15 @@ def find_checkpoints(root: Path) -> list[Found]:
         try:
             state = json.loads(_read(path / STATE, _manifest(path)[STATE]))
             found.append(
-                Found(path, state["run_id"], state["global_step"], state["saved_at"], state["best_here"])
+                Found(
+                    path,
+                    str(state["run_id"]),
+                    int(state["global_step"]),
+                    float(state["saved_at"]),
+                    state["best_here"],
+                )
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             log.warning("skipping %s: not a whole checkpoint (%s)", path, error)
     latest: dict[str, float] = {}
     for item in found:
@@ -266,7 +284,7 @@ def read_newest(root: Path) -> tuple[Path, Parts, dict[str, Any]] | None:
             return (path, *read_checkpoint(path))
         except DataError as error:
             log.warning("%s Using the one before it.", error)
-    damaged = mine or [path for path in _folders(root) if (path / MANIFEST).exists()]
+    damaged = mine or [path for path in _folders(root) if path.name.startswith("step-")]
     if damaged:
         raise DataError(
             f"every checkpoint in {root} is damaged: {', '.join(path.name for path in damaged)}. "

@@ -6,10 +6,15 @@ integers: the epoch, and how many of its samples were consumed.
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import random
+import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +30,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from tinsmith.engine.interrupt import hold_signals
 from tinsmith.engine.seed import preserve_rng
 
 log = logging.getLogger(__name__)
@@ -150,8 +156,10 @@ class Loader:
             num_workers=min(self.num_workers, len(chunks)),
             generator=torch.Generator().manual_seed(0),
             collate_fn=_same,
+            worker_init_fn=partial(_end_with, os.getpid()),
         )
-        return iter(loader)
+        with hold_signals():
+            return iter(loader)
 
     def longest(self) -> Any:
         """The batch of the longest samples where lengths are known, else the first of epoch 0."""
@@ -171,6 +179,21 @@ class _Chunks:
 
     def __getitem__(self, i: int) -> Counted:
         return len(self.chunks[i]), self.fetch(self.chunks[i], self.seed, self.epoch)
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _end_with(parent: int, worker: int) -> None:
+    """Have Linux end this worker when its parent is killed.
+
+    torch's watchdog looks for the parent only between two batches: a worker whose batch does not fit into the
+    pipe (long texts, arrays) waits for a reader for ever.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
 
 
 def _same(batch: Any) -> Any:
@@ -273,7 +296,7 @@ class Replayed:
     def epoch(self, epoch: int, cursor: int = 0) -> Iterator[Counted]:
         """The batches from number ``cursor`` on; the skipped ones are read and dropped."""
         apart = _Apart(derive_seed(self.seed, epoch))
-        with apart:
+        with apart, hold_signals():
             self._start(epoch)
             batches = iter(self.loader)
         position = 0

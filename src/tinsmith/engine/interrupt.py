@@ -40,3 +40,20 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[list[str]]:
         yield caught
     finally:
         restore()
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Let the signals that stop a run wait, and keep them from processes that are started meanwhile.
+
+    Ctrl-C and batch systems signal all processes of a run at once. torch's loader workers die of SIGTERM,
+    and the run of their death before it can save: the parent alone decides when they end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in _SIGNALS])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -107,6 +107,7 @@ def _repair(path: Path, resume_step: int | None) -> None:
     if resume_step is not None:
         keep = _first_row_after(data[:end], resume_step)
         if keep < end:
+            _repair(Path(f"{path}.orphan"), None)  # torn if an earlier resume was killed right here
             with open(f"{path}.orphan", "ab") as orphans:
                 orphans.write(data[keep:end])
                 orphans.flush()

@@ -75,6 +75,8 @@ def capture(
         "ema_updates": ema,
         "guard": guard_tree,
         "means": to_jsonable(loop.means.state_dict()),
+        "epoch_means": to_jsonable(trainer.epoch_means),
+        "last_record": to_jsonable(trainer.reporter.last),
         "early_stopping": None
         if trainer.early_stopping is None
         else to_jsonable(trainer.early_stopping.state_dict()),
@@ -111,6 +113,9 @@ def restore(trainer: Trainer, tensors: Parts, state: dict[str, Any]) -> None:
     loop.carry = _moved(extra["carry"], trainer.device)
     loop.means.load_state_dict(from_jsonable(state["means"]))
     trainer.metrics = from_jsonable(state["metrics"])
+    # Without validation these are what is watched: best, early stopping and the plateau schedule go by them.
+    trainer.epoch_means = from_jsonable(state.get("epoch_means", {}))
+    trainer.reporter.last = from_jsonable(state.get("last_record", {}))
     trainer.state.take_over(State.from_json(state))
     set_rng_state(extra["rng"])
 

@@ -133,7 +133,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.saver = Saver(Path(checkpoint_dir), save_seconds, keep_checkpoints) if checkpoint_dir else None
         self.stop_requested = False
-        self._epoch_means: dict[str, float] = {}
+        self.epoch_means: dict[str, float] = {}
 
     # ---- what a user calls --------------------------------------------------------------------------
 
@@ -316,7 +316,7 @@ class Trainer:
             at_end = bool(state.max_steps) and step >= state.max_steps
             due = step % self.eval_every == 0 if self.eval_every else loop.epoch_done
             if loop.epoch_done:
-                self._epoch_means = loop.means.end_epoch()
+                self.epoch_means = loop.means.end_epoch()
             if (due or at_end) and self._evaluate(val_batches, monitor, mode):
                 break
             if loop.epoch_done and self.scheduler is not None and self.parts.schedule is None:
@@ -346,7 +346,7 @@ class Trainer:
             "seconds": state.seconds,
             "lr": self.parts.lr(),
         }
-        row["train_loss"] = self._epoch_means.get("loss", self.reporter.last.get("loss"))
+        row["train_loss"] = self.epoch_means.get("loss", self.reporter.last.get("loss"))
         if val_batches is not None:
             self.metrics = self.eval_epoch(val_batches)
             row |= {f"val_{name}": value for name, value in self.metrics.items()}
@@ -377,7 +377,7 @@ class Trainer:
 
     def _step_torch_scheduler(self) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            value = self.metrics.get("loss", self._epoch_means.get("loss"))
+            value = self.metrics.get("loss", self.epoch_means.get("loss"))
             self.scheduler.step(value)  # type: ignore[arg-type]
         else:
             self.scheduler.step()

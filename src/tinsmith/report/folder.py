@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from tinsmith.engine.loggers import read_metrics
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.run_view import config_of, default_config, next_commands
-from tinsmith.runs import Run
+from tinsmith.runs import Run, read_run_json
 
 _LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "nll", "perplexity", "ppl", "bits", "bpb")
 _WHAT = {
@@ -75,14 +75,14 @@ class RunFolder:
     @property
     def steps(self) -> int:
         """The last logged step."""
-        return max((int(row["step"]) for row in self.rows if is_number(row.get("step"))), default=0)
+        return max((int(row["step"]) for row in self.rows if _is_finite(row.get("step"))), default=0)
 
     def curve(self, split: str, key: str) -> tuple[list[float], list[float]]:
         """The steps and the values of ``key`` in the rows of ``split``, non-finite values included."""
         points = [
             (float(row["step"]), float(row[key]))
             for row in self.rows
-            if row.get("split") == split and is_number(row.get(key)) and is_number(row.get("step"))
+            if row.get("split") == split and is_number(row.get(key)) and _is_finite(row.get("step"))
         ]
         return [x for x, _ in points], [y for _, y in points]
 
@@ -112,7 +112,7 @@ def load_run(path: Path) -> RunFolder:
         raise DataError(f"no run folder at {path}. See: tinsmith runs ls")
     run = RunFolder(path)
     run.missing = [f"no {name}: {what}" for name, what in _WHAT.items() if not (path / name).exists()]
-    run.info = _read_json(run, "run.json", dict) or {}
+    run.info = _read_record(run)
     run.examples = [
         table for table in _read_json(run, "examples.json", list) or [] if isinstance(table, dict)
     ]
@@ -129,8 +129,12 @@ def load_run(path: Path) -> RunFolder:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether ``value`` is a number, which true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether ``value`` is a number that a float holds, which true and false and 400 digits are not."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 1000)
+
+
+def _is_finite(value: Any) -> TypeGuard[int | float]:
+    return is_number(value) and math.isfinite(value)
 
 
 def lower_is_better(metric: str) -> bool:
@@ -139,12 +143,22 @@ def lower_is_better(metric: str) -> bool:
     return any(word in _LOWER_IS_BETTER for word in words)
 
 
+def _read_record(run: RunFolder) -> dict[str, Any]:
+    if not (run.path / "run.json").exists():
+        return {}
+    try:
+        return read_run_json(run.path)
+    except DataError as error:
+        run.missing.append(f"run.json cannot be read: {error}")
+        return {}
+
+
 def _read_json(run: RunFolder, name: str, kind: type) -> Any:
     try:
         value = json.loads((run.path / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         run.missing.append(f"{name} cannot be read: {error}")
         return None
     if not isinstance(value, kind):

@@ -39,7 +39,7 @@ def write_report(run_dirs: Sequence[str | Path], target: str | Path | None = Non
         raise DataError("a report needs a run folder. See: tinsmith runs ls")
     runs = [load_run(Path(folder)) for folder in run_dirs]
     path = Path(target) if target is not None else _default_target(runs)
-    replace_bytes(path, render(runs).encode())
+    replace_bytes(path, render(runs).encode("utf-8", "replace"))  # a damaged file may hold half a surrogate
     return path
 
 

@@ -97,12 +97,31 @@ def read_manifest(path: Path) -> dict[str, Any]:
         whole = manifest.pop("digest") == value_digest(manifest)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; not a store, or one whose build was interrupted") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged: {error}; build the store again") from None
-    if not whole or manifest["format"] != FORMAT:
-        why = f"format {manifest['format']}, not {FORMAT}" if whole else "damaged: its digest is another"
+    if not whole or manifest.get("format") != FORMAT:
+        why = f"format {manifest.get('format')}, not {FORMAT}" if whole else "damaged: its digest is another"
         raise DataError(f"{path}: {why}; build the store again")
+    if not _is_manifest(manifest):
+        raise DataError(f"{path}: not the manifest of a store; build the store again")
     return manifest
+
+
+def _is_manifest(manifest: dict[str, Any]) -> bool:
+    """Whether it says all that is relied on: what it does not name would be read without a check."""
+    try:
+        return (
+            isinstance(manifest["fingerprint"], str)
+            and isinstance(manifest["count"], int)
+            and all(
+                {"keys", "vectors"} <= set(entry["files"])
+                and all(Path(name).name == name for name in entry["files"])
+                and all({"digest", "bytes"} <= set(file) for file in entry["files"].values())
+                for entry in manifest["shards"]
+            )
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def known_shards(home: Path) -> list[Entry]:

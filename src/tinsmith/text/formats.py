@@ -58,6 +58,8 @@ def _reader(path: Path) -> Callable[[Path, BinaryFile], Iterator[Item]]:
     if not path.exists():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{did_you_mean(path.name, beside)}")
+    if not path.is_file():
+        raise DataError(f"{path}: a pipe or a device; a file is read more than once: write it to a file")
     if suffix not in _READERS:
         raise DataError(
             f"{path}: unknown kind of file '{suffix}'; known: {', '.join(_READERS)}, each also .gz"
@@ -140,20 +142,28 @@ DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 class _Feed:
-    """The lines as ``csv.reader`` wants them; goes on after it has raised for a bad one."""
+    """The lines as ``csv.reader`` wants them, and what to do where a record of them is broken."""
 
     def __init__(self, path: Path, file: BinaryFile) -> None:
         self.lines = _lines(path, file)
-        self.number = 0
+        self.taken: list[tuple[int, str | DataError]] = []  # the record's
+        self.again: list[tuple[int, str | DataError]] = []  # to be read once more, the last one first
 
     def __iter__(self) -> "_Feed":
         return self
 
     def __next__(self) -> str:
-        self.number, line = next(self.lines)
-        if isinstance(line, DataError):
-            raise line
-        return line + "\n"  # a quoted field may span lines
+        self.taken.append(self.again.pop() if self.again else next(self.lines))
+        line = self.taken[-1][1]
+        return "\n" if isinstance(line, DataError) else line + "\n"  # a quoted field may span lines
+
+    def undecoded(self) -> DataError | None:
+        """The first line of the record that could not be decoded."""
+        return next((line for _, line in self.taken if isinstance(line, DataError)), None)
+
+    def give_back(self) -> None:
+        """Read all but the record's first line again: a quote that nothing closes costs its own line only."""
+        self.again += reversed(self.taken[1:])
 
 
 def _read_table(path: Path, file: BinaryFile, tabs: bool = False) -> Iterator[Item]:
@@ -162,23 +172,31 @@ def _read_table(path: Path, file: BinaryFile, tabs: bool = False) -> Iterator[It
     reader = csv.reader(feed, strict=True, **style)
     header: list[str] = []
     while True:
-        start = feed.number + 1
+        feed.taken.clear()
+        row: list[str] | Row | DataError
         try:
-            values = next(reader)
-            if header and values:
-                yield start, _table_row(path, start, header, values)
-            elif values:
-                header = _header(path, start, values)
+            row = next(reader)
         except StopIteration:
             return
-        except (csv.Error, DataError) as error:
-            bad = error if isinstance(error, DataError) else DataError(f"{path}:{start}: broken row: {error}")
-            if not header:
-                raise bad from None
-            yield start, bad
+        except csv.Error as error:
+            row = DataError(f"{path}:{feed.taken[0][0]}: broken row: {error}")
+        start, undecoded = feed.taken[0][0], feed.undecoded()
+        if header and row and isinstance(row, list):
+            row = _table_row(path, start, header, row)
+        if isinstance(row, DataError):
+            feed.give_back()
+        if undecoded and (len(feed.taken) == 1 or not isinstance(row, DataError)):
+            row = undecoded
+        if not header:
+            header = _header(path, start, row)
+        elif row:
+            assert not isinstance(row, list)
+            yield start, row
 
 
-def _header(path: Path, number: int, values: list[str]) -> list[str]:
+def _header(path: Path, number: int, values: Any) -> list[str]:
+    if isinstance(values, DataError):
+        raise values
     names = [value.strip() for value in values]
     twice = {name for name in names if names.count(name) > 1}
     if twice or "" in names:

@@ -4,7 +4,7 @@ import errno
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,16 +113,34 @@ def read_shards(folder: Path, name: str, count: int) -> Rows:
     """The memory-mapped array of ``count`` shards.
 
     Raises:
-        DataError: a file is not an array, or its rows are as wide as nobody else's.
+        DataError: there are none, a file is not an array, or its rows are as wide as nobody else's.
     """
     parts: list[Array] = []
     for number in range(count):
         path = shard_path(folder, name, number)
-        try:
-            part = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: not an array: {error}") from None
+        part = load_array(path, mmap_mode="r")
         if parts and (part.shape[1:], part.dtype) != (parts[0].shape[1:], parts[0].dtype):
             raise DataError(f"{path}: rows {part.shape[1:]} of {part.dtype}, the first shard has other ones")
         parts.append(part)
+    if not parts:
+        raise DataError(f"{folder}: a store without a shard; build it again")
     return Rows(parts)
+
+
+def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> Array:
+    """The numbers in an ``.npy`` file; a pickle in it is refused and never read.
+
+    Raises:
+        DataError: it is none, or it holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise ValueError("it does not begin as one")
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except Exception as error:  # numpy parses the header as Python: it fails in too many kinds to name
+        raise DataError(f"{path}: not an array: {error}") from None
+    if array.dtype.kind not in "fu" or not array.ndim:
+        raise DataError(f"{path}: not an array of numbers, as a store has them")
+    loaded: Array = array
+    return loaded

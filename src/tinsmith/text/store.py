@@ -31,7 +31,7 @@ from tinsmith.text.building import (
     text_keys,
 )
 from tinsmith.text.digests import file_digest, value_digest
-from tinsmith.text.shards import Array, damage, read_shards
+from tinsmith.text.shards import Array, damage, load_array, read_shards
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,10 @@ class VectorStore:
         self.fingerprint: str = manifest["fingerprint"]
         self._shards = len(manifest["shards"])
         self.vectors = read_shards(folder, "vectors", self._shards)
+        if len(self.vectors.shape) != 2:
+            raise DataError(
+                f"{folder}: the vectors are {self.vectors.shape}, not [N, Z]; build the store again"
+            )
         self.size: int = self.vectors.shape[1]
 
     def __len__(self) -> int:
@@ -189,10 +193,12 @@ def cached_token_table(folder: str | Path | None, teacher: Any, progress: Progre
     """
     home = Path(folder) if folder is not None else default_cache() / "tables"
     for path in home.glob(f"{teacher.fingerprint}-*.npy"):
-        if file_digest(path) == path.stem.rpartition("-")[2]:
-            cached: Floats = np.load(path, allow_pickle=False)
-            return cached
-        log.warning("%s: damaged; computed again", path)
+        try:
+            if file_digest(path) == path.stem.rpartition("-")[2]:
+                return load_array(path)
+            log.warning("%s: damaged; computed again", path)
+        except (DataError, OSError) as error:
+            log.warning("%s; computed again", error)
         path.unlink(missing_ok=True)
     table: Floats = teacher.token_table(progress)
     file = io.BytesIO()

@@ -5,6 +5,7 @@ Imports neither torch nor transformers: a cached store of vectors is opened with
 
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -108,7 +109,7 @@ def read_recipe(
     if pooling is not None and pooling not in get_args(Pooling):
         raise ConfigError(f"pooling={pooling!r}: allowed are {', '.join(get_args(Pooling))}")
     recipe = _own_recipe(folder, preset)
-    limit = read_json(folder / recipe.body / "config.json").get("max_position_embeddings") or _NEVER
+    limit = _number(folder / recipe.body / "config.json", "max_position_embeddings") or _NEVER
     if max_len is not None and max_len < 3:
         raise ConfigError(f"max_len={max_len}: at least 3 tokens, the special ones counted")
     if normalize is not None and normalize != recipe.normalize:
@@ -194,25 +195,43 @@ def _own_recipe(folder: Path, preset: Preset | None) -> Recipe:
     steps: tuple[Step, ...] = ()
     if (folder / "modules.json").exists():
         body, pooling, steps = _read_modules(folder)
-        prompts = read_json(folder / "config_sentence_transformers.json", optional=True)
-        prefix = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")) or ""
+        prefix = _default_prompt(folder / "config_sentence_transformers.json")
     elif preset:
         pooling, steps = preset.pooling, (Step("normalize"),) if preset.normalize else ()
     own = next(iter(sorted((folder / body).glob("sentence_*_config.json"))), None)
     sentence = read_json(own) if own else {}
-    max_len = sentence.get("max_seq_length") or _limit(folder / body)
+    max_len = (own and _number(own, "max_seq_length")) or _limit(folder / body)
     if preset:
         prefix = preset.prefix or prefix
         max_len = min(max_len, preset.max_len or max_len)
     return Recipe(body, pooling, steps, prefix, max_len, bool(sentence.get("do_lower_case")))
 
 
+def _default_prompt(path: Path) -> str:
+    """What sentence-transformers puts before each text, empty if nothing."""
+    config = read_json(path, optional=True)
+    prompts, name = config.get("prompts") or {}, config.get("default_prompt_name") or ""
+    prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else 0
+    if not isinstance(prompt, str | None):
+        raise DataError(f"{path}: broken: the prompt '{name}' is not a text")
+    return prompt or ""
+
+
 def _limit(body: Path) -> int:
     """How many tokens transformer and tokenizer allow."""
-    config = read_json(body / "config.json")
-    tokenizer = read_json(body / "tokenizer_config.json", optional=True)
-    limits = (config.get("max_position_embeddings"), tokenizer.get("model_max_length"))
-    return min([_NEVER, *(int(n) for n in limits if n and n > 0)])
+    limits = (
+        _number(body / "config.json", "max_position_embeddings"),
+        _number(body / "tokenizer_config.json", "model_max_length", optional=True),
+    )
+    return min([_NEVER, *(n for n in limits if n)])
+
+
+def _number(path: Path, key: str, optional: bool = False) -> int:
+    """A count of tokens in a JSON file; 0 if it has none."""
+    value = read_json(path, optional).get(key) or 0
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{path}: broken: {key} is {value!r:.40}, not a number")
+    return max(0, int(value))
 
 
 def _read_modules(folder: Path) -> tuple[str, Pooling, tuple[Step, ...]]:
@@ -223,7 +242,7 @@ def _read_modules(folder: Path) -> tuple[str, Pooling, tuple[Step, ...]]:
     steps: list[Step] = []
     for module in read_json(path, kind=list):
         module = module if isinstance(module, dict) else {}
-        place = str(module.get("path", ""))
+        place = _inside(path, str(module.get("path", "")))
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Transformer" and body is None:
             body = place
@@ -243,6 +262,13 @@ def _read_modules(folder: Path) -> tuple[str, Pooling, tuple[Step, ...]]:
     return body, pooling, tuple(steps)
 
 
+def _inside(path: Path, place: str) -> str:
+    """The folder of a module, which is one of the teacher's own."""
+    if Path(place).is_absolute() or ".." in Path(place).parts or "\0" in place:
+        raise DataError(f"{path}: a module's path {place!r} leads out of the teacher's folder")
+    return place
+
+
 def _read_pooling(path: Path) -> Pooling:
     config = read_json(path)
     modes = config.get("pooling_mode")
@@ -253,9 +279,14 @@ def _read_pooling(path: Path) -> Pooling:
             if key.startswith("pooling_mode_") and on
         ]
     modes = [modes] if isinstance(modes, str) else modes
-    if len(modes) != 1 or modes[0] not in _POOLINGS or not config.get("include_prompt", True):
+    if (
+        not isinstance(modes, list)
+        or len(modes) != 1
+        or str(modes[0]) not in _POOLINGS
+        or not config.get("include_prompt", True)
+    ):
         raise DataError(f"{path}: pooling by {modes} is not supported; mean, cls or last token are")
-    return _POOLINGS[modes[0]]
+    return _POOLINGS[str(modes[0])]
 
 
 def read_json(path: Path, optional: bool = False, kind: type = dict) -> Any:
@@ -270,7 +301,7 @@ def read_json(path: Path, optional: bool = False, kind: type = dict) -> Any:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a teacher's folder has it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     if not isinstance(value, kind):
         raise DataError(f"{path}: broken: not a {kind.__name__}")

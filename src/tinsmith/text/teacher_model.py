@@ -83,9 +83,15 @@ class TeacherModel:
             self.body, self.tokenizer = _load(transformers, folder / recipe.body, self.device)
         heads = [folder / step.folder if step.kind == "dense" else None for step in recipe.steps]
         self.heads = [Dense(head).to(self.device) if head else None for head in heads]
-        self.before, self.after = self._wrapping()
-        hidden, mask = self.hidden([[*self.before, 0, *self.after]])
-        self.size = self.vectors(hidden, mask).shape[-1]
+        try:
+            self.before, self.after = self._wrapping()
+            hidden, mask = self.hidden([[*self.before, 0, *self.after]])
+            self.size = self.vectors(hidden, mask).shape[-1]
+        except DataError:
+            raise
+        except Exception as error:  # parts that do not fit one another fail in too many kinds to name
+            reason = (str(error) or repr(error)).strip().splitlines()[0]
+            raise DataError(f"{folder}: the parts of this teacher do not fit together: {reason}") from None
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of the texts with prefix and special tokens, cut at ``max_len``."""

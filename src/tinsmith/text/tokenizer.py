@@ -11,7 +11,6 @@ import xxhash
 
 from tinsmith.durable import replace_bytes
 from tinsmith.errors import ConfigError, DataError, missing_extra
-from tinsmith.text.digests import file_digest
 
 if TYPE_CHECKING:
     import tokenizers
@@ -125,18 +124,19 @@ class Tokenizer:
         try:
             meta = json.loads(meta_path.read_text("utf-8"))
             ids, digest = [int(meta[key]) for key in _KEYS], meta["digest"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{meta_path}: no tokenizer here, or a damaged one: {error}") from None
         path = Path(folder) / FILE
-        if path.is_file() and file_digest(path) != digest:
-            raise DataError(f"{path}: not the file that was saved (its digest differs); restore or fit anew")
+        if path.is_file() and _digest(ids, path.read_bytes()) != digest:
+            raise DataError(
+                f"{path}: not the file that was saved (its digest differs), or {META} is not; restore them"
+            )
         return cls(_backend(path), ids).freeze()
 
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` (Hugging Face's format) and the special ids into ``folder``."""
-        data = self._backend.to_str().encode()
-        replace_bytes(Path(folder) / FILE, data)
-        meta = {key: getattr(self, key) for key in _KEYS} | {"digest": xxhash.xxh3_128_hexdigest(data)}
+        replace_bytes(Path(folder) / FILE, self._backend.to_str().encode())
+        meta = {key: getattr(self, key) for key in _KEYS} | {"digest": self.fingerprint}
         replace_bytes(Path(folder) / META, json.dumps(meta, indent=1).encode())
 
     @property
@@ -147,8 +147,7 @@ class Tokenizer:
     @property
     def fingerprint(self) -> str:
         """xxh3-128 of the vocabulary and the special ids, in hexadecimal."""
-        ids = [getattr(self, key) for key in _KEYS]
-        return str(xxhash.xxh3_128_hexdigest(f"{ids}{self._backend.to_str()}".encode()))
+        return _digest([getattr(self, key) for key in _KEYS], self._backend.to_str().encode())
 
     def encode(self, text: str, max_len: int | None = None) -> list[int]:
         """The ids of a text, cut after ``max_len``."""
@@ -192,6 +191,11 @@ class Tokenizer:
         raise ConfigError(
             "the vocabulary is frozen: models are trained on its ids. A new one: Tokenizer.fit(texts, ...)"
         )
+
+
+def _digest(special_ids: list[int], data: bytes) -> str:
+    """xxh3-128 of the special ids and a ``tokenizer.json``."""
+    return str(xxhash.xxh3_128_hexdigest(f"{special_ids}".encode() + data))
 
 
 def _from_text(backend: str, special_ids: list[int]) -> Tokenizer:
@@ -247,9 +251,15 @@ def _backend(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path}: no such file; a teacher's or a student's folder has a {FILE}")
     try:
-        return lib.Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises bare Exception
+        backend = lib.Tokenizer.from_file(str(path))
+        for text in ("tin", "\u2603\U0010fffd"):  # some are broken in a way that only encoding shows
+            backend.encode(text)
+            backend.encode(text, add_special_tokens=False)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # the Rust library raises bare Exception; its panics are not even that
         raise DataError(f"{path}: not a tokenizer, or a damaged one: {error}") from None
+    return backend
 
 
 def _teacher_names(folder: Path) -> dict[str, str]:
@@ -259,11 +269,15 @@ def _teacher_names(folder: Path) -> dict[str, str]:
         path = folder / file
         try:
             values = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: broken JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise DataError(f"{path}: broken: not an object")
         for key, value in values.items():
             value = value.get("content") if isinstance(value, dict) else value
             if key.endswith("_token") and isinstance(value, str):
+                if not value.isprintable():  # half a surrogate pair among them, which is no text
+                    raise DataError(f"{path}: broken: {key} is {value!r:.40}")
                 names[key] = value
     return names
 

@@ -18,9 +18,12 @@ from tinsmith.engine.contract import Data, Predictor, Task
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.codec.config import ModelConfig
 from tinsmith.families.codec.model import CodecSpec, Encoder, FoldedEncoder
+from tinsmith.text import tokenizer as tokens
+from tinsmith.text.sealed import read_sealed, seal
 from tinsmith.text.tokenizer import Tokenizer
 
 WEIGHTS, META = "model.safetensors", "config.json"
+FILES = (META, WEIGHTS, tokens.FILE, tokens.META)  # what MANIFEST.json vouches for
 Tier = Literal["full", "static"]
 
 
@@ -41,22 +44,25 @@ class Codec(Predictor):
         """Load a ``model/`` folder, or the run folder that holds one.
 
         Raises:
-            DataError: there is no codec, or its files do not belong together.
+            DataError: there is no codec, or a file is not the one that was saved; names it.
         """
         folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
         try:
-            meta = json.loads((folder / META).read_text("utf-8"))
+            files = read_sealed(folder, FILES)
+            meta = json.loads(files[META])
             spec = CodecSpec(**{**meta["spec"], "domains": tuple(meta["spec"]["domains"])})
-            weights = safetensors.torch.load((folder / WEIGHTS).read_bytes())
-            encoder = Encoder(ModelConfig(**meta["model"]), spec)
-            encoder.load_state_dict(weights)
+            model_config = ModelConfig(**meta["model"])
+            model_config.validate()
+            encoder = Encoder(model_config, spec)
+            encoder.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
         except FileNotFoundError as error:
             raise DataError(
                 f"no codec in {folder}: {Path(str(error.filename)).name} is missing. "
                 "A run writes model/ when it ends."
             ) from None
-        except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-            raise DataError(f"{folder}: not a codec, or a damaged one: {error}") from None
+        except Exception as error:  # settings and weights that do not fit fail in too many kinds to name
+            why = " ".join((str(error) or repr(error)).split())
+            raise DataError(f"{folder}: not a codec, or a damaged one: {why}") from None
         return cls(encoder.to(device), Tokenizer.load(folder), spec)
 
     def encode(self, texts: Sequence[str], batch_size: int = 32, tier: Tier = "full") -> Tensor:
@@ -99,6 +105,10 @@ def _text(item: Any, number: int) -> str:
     text = item.get("text") if isinstance(item, dict) else item
     if not isinstance(text, str):
         raise DataError(f"input {number}: a text, or an object with 'text', is needed, not {item!r:.80}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"input {number}: half a surrogate pair at character {error.start + 1}") from None
     return text
 
 
@@ -119,10 +129,11 @@ def _pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def save_model(task: Task, data: Data, folder: Path, model_config: ModelConfig) -> None:
-    """Write a folder that ``Codec.load`` reads: weights, ``config.json``, tokeniser."""
+    """Write a folder that ``Codec.load`` reads: weights, ``config.json``, tokeniser, and their digests."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in task.model.state_dict().items()}
     replace_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
     meta = {"family": "codec", "model": asdict(model_config), "spec": asdict(data.spec)}
     replace_bytes(folder / META, json.dumps(meta, indent=1).encode())
     data.artifacts["tokenizer"].save(folder)
+    seal(folder, FILES)
