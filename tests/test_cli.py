@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -430,3 +431,13 @@ def test_answers_come_at_once(fake_package: Path, line: str, seconds: float) -> 
         _fresh(fake_package, *line.split())
         best = min(best, time.perf_counter() - start)
     assert best < 2 * seconds, "the bar is half of this; the other half is for a busy machine"
+
+
+def test_sigterm_outside_of_training_ends_like_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "_dispatch", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli.main(["doctor"]) == 130
+    assert "stopped: ended by SIGTERM." in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -6,9 +6,12 @@ codes: 0 ok, 1 bug, 2 usage or config, 3 data, 4 diverged, 5 check failed, 6 mis
 """
 
 import argparse
+import contextlib
 import difflib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     session = Session()
     try:
-        code = _dispatch(words, session)
+        with _sigterm_like_ctrl_c():
+            code = _dispatch(words, session)
         sys.stdout.flush()  # a reader that has gone is noticed here, and not when the interpreter ends
         return code
     except SystemExit as done:  # argparse after --help
@@ -82,6 +86,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tinsmith.failures import handle
 
         return handle(error, session.run_dir, "--debug" in words)
+
+
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM before and after a training, which has its own handler, ends as Ctrl-C does: exit code 130."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt("ended by SIGTERM.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(words: list[str], session: Session) -> int:

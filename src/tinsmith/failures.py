@@ -84,7 +84,7 @@ def _leave_note(run_dir: Path, error: BaseException, code: int) -> None:
 
     if code not in (_INTERRUPTED, _PIPE_CLOSED):
         lines = [f"{runs.now()}  exit code {code}\n\n", *traceback.format_exception(error)]
-        (run_dir / "error.txt").write_text("".join(lines), encoding="utf-8")
+        (run_dir / "error.txt").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     record = runs.open_run(run_dir).record
     if record.get("status") == "running" and record.get("pid") == os.getpid():
         status = {_INTERRUPTED: "interrupted", _PIPE_CLOSED: "interrupted", 4: "diverged"}.get(code, "failed")

@@ -334,7 +334,7 @@ def _log_file(make_folder: Callable[[], Path]) -> Iterator[Callable[[], Path]]:
 
     def open_folder() -> Path:
         folder = make_folder()
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         kept.setTarget(file)
         kept.capacity = 1  # from now on each record is written at once

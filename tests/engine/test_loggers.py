@@ -59,22 +59,6 @@ def test_non_finite_values_are_valid_json_and_come_back(tmp_path):
     assert row["lr"] == 1e-3
 
 
-def test_a_log_cut_at_any_byte_keeps_its_whole_lines_and_glues_none(tmp_path):
-    """R11: reader and resumed writer recover every complete line, at each of the cuts."""
-    path = tmp_path / "metrics.jsonl"
-    data = write_log(path, range(1, 51))
-    for cut in range(len(data) + 1):
-        path.write_bytes(data[:cut])
-        whole = data[:cut].count(b"\n")
-        assert steps_of(path) == list(range(1, whole + 1))
-        log = JsonlLogger(path)
-        log({"loss": 0.0}, whole + 1, "train")
-        log.close()
-        assert [json.loads(line)["step"] for line in path.read_bytes().splitlines()] == list(
-            range(1, whole + 2)
-        )
-
-
 @pytest.mark.parametrize("resume_step", [0, 20, 33, 50, 99])
 def test_a_resume_moves_the_rows_after_its_step_to_the_orphan_file(tmp_path, resume_step):
     path = tmp_path / "metrics.jsonl"

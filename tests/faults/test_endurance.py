@@ -169,7 +169,7 @@ def test_a_planted_leak_is_found(
 ) -> None:
     steps, megabytes = run
     faults = growth_of(endure(tmp_path, steps, leak), megabytes)
-    assert [fault.partition(":")[0] for fault in faults] == [grown]
+    assert grown in [fault.partition(":")[0] for fault in faults]
 
 
 def test_what_a_folder_has_too_much_is_found(tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.mutations import MUTATIONS, outcome, variants, watchdog
+from faults.mutations import MUTATIONS, outcome, unlogged, variants, watchdog
 
 from tinsmith.errors import DataError
 from tinsmith.text import formats
 from tinsmith.text.records import read_records
+
+__all__ = ["unlogged"]  # a fixture
+pytestmark = pytest.mark.usefixtures("unlogged")
 
 Rows = list[dict[str, Any]]
 COUNTS = [pytest.param(3, id="fast"), pytest.param(25, id="full", marks=pytest.mark.full)]

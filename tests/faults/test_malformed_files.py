@@ -19,7 +19,7 @@ import pytest
 import xxhash
 import yaml
 from faults.handmade import HANDMADE
-from faults.mutations import MUTATIONS, outcome, variants
+from faults.mutations import MUTATIONS, outcome, unlogged, variants
 
 from tinsmith.compose import compose
 from tinsmith.durable import replace_bytes
@@ -41,6 +41,9 @@ from tinsmith.text.tokenizer import Tokenizer, _digest
 pytest.importorskip("transformers")
 
 from faults.tiny_run import finished_run
+
+__all__ = ["unlogged"]  # a fixture
+pytestmark = pytest.mark.usefixtures("unlogged")
 
 COUNTS = [pytest.param(1, id="fast"), pytest.param(25, id="full", marks=pytest.mark.full)]
 SLOW = ("settings", "metrics", "evaluation", "examples")  # of which the fast set tries every third kind

@@ -74,12 +74,12 @@ class ManifestFirst(Write):
     """One folder for every save, the manifest first: each file is replaced whole, the whole is not."""
 
     def prepare(self, root: Path) -> None:
-        write(root, 1).rename(root / "last-one")
+        write(root, 1).rename(root / "step-one")
 
     def act(self, root: Path) -> None:
         made = write(root.parent / "elsewhere", self.new)
         for file in sorted(made.iterdir()):  # capitals first: MANIFEST.json
-            replace_bytes(root / "last-one" / file.name, file.read_bytes())
+            replace_bytes(root / "step-one" / file.name, file.read_bytes())
         shutil.rmtree(made)
 
 
