@@ -283,6 +283,13 @@ def test_a_leap_of_the_loss_is_logged_once(tmp_path: Path, caplog: pytest.LogCap
     assert trainer.guard.skipped == 0
 
 
+def test_a_loss_that_leaps_and_then_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    """As runs diverge: the leap was ignored, what follows is not."""
+    trainer = make(None, lambda task, step, loss: loss * (1000 if step == 30 else NAN if step == 31 else 1))
+    with pytest.raises(DivergedError, match="the loss became nan at step 31"):
+        trainer.fit(loader(), epochs=5)
+
+
 @pytest.mark.usefixtures("copies_every_four")
 def test_a_leap_of_the_loss_is_rolled_back_if_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = make(None, leap, on_spike="rollback")

@@ -140,9 +140,11 @@ class Loop:
         if guard is not None:
             guard.begin(self)
         carry, trouble = self.compute(window)
-        if guard is not None and (trouble := trouble or guard.spike(self, window)):
-            guard.handle(self, window, trouble)
-            return
+        if guard is not None:
+            policy = guard.on_nonfinite if trouble else guard.on_spike
+            if trouble := trouble or guard.spike(self, window):
+                guard.handle(self, window, trouble, policy)
+                return
         self.move()
         self.carry = carry
         for out in window.outs:

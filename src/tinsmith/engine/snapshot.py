@@ -273,10 +273,12 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._suspect = False
+        self._written = -1  # the step that was written last
 
     def remember_best(self, trainer: Trainer) -> None:
         """Copy the trainer's state as the best so far."""
         trainer.guard.check_weights(trainer.loop)
+        self._written = -1
         self._best = _Job(trainer.state.step, *capture(trainer, trainer.state.best_metric, clone=True))
 
     def maybe_save(self, trainer: Trainer) -> None:
@@ -307,7 +309,10 @@ class Saver:
         else:
             if trainer.guard.check_weights(trainer.loop):
                 parts, values = capture(trainer, best_here)
-            self._write([*jobs, _Job(state.step, parts, values)], state.run_id)
+            try:
+                self._write([*jobs, _Job(state.step, parts, values)], state.run_id)
+            finally:
+                self._forget_written_best()
 
     def wait(self, trainer: Trainer) -> None:
         """Until nothing is being written.
@@ -319,6 +324,7 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+            self._forget_written_best()
         suspect, self._suspect = self._suspect, False
         if suspect:
             trainer.guard.check_weights(trainer.loop)
@@ -341,12 +347,16 @@ class Saver:
         for job in jobs:
             folder = self._free_name(f"step-{job.step:08d}-{run_id}")
             checkpoint.write_checkpoint(folder, job.parts, job.values)
-            if self._best is not None and self._best.step <= job.step:
-                self._best = None  # only now: what could not be written waits for the next save
+            self._written = job.step
             checkpoint.link(self.root, "last", folder)
             if job.values["best_here"] is not None:
                 checkpoint.link(self.root, "best", folder)
         checkpoint.prune(self.root, run_id, self.keep)
+
+    def _forget_written_best(self) -> None:
+        """Only now: what could not be written waits for the next save."""
+        if self._best is not None and self._best.step <= self._written:
+            self._best = None
 
     def _free_name(self, name: str) -> Path:
         """The name, or a numbered one: nothing is overwritten when a step is saved again after a resume."""
