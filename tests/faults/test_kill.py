@@ -16,7 +16,7 @@ from faults.forks import Child, Kill, Plant, attempt, die_at_change, differences
 from faults.plain import Fit, Run, forget_average, forget_generators, forget_moments, plain, skip_a_sample
 
 from tinsmith.cli import main
-from tinsmith.engine import snapshot
+from tinsmith.engine import saver
 from tinsmith.engine.checkpoint import read_newest
 
 NOISE = {"codec": ["model.dropout=0.1"]}  # what makes a family draw at random
@@ -39,7 +39,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     first.trainer.train_epoch(first.train)
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "background":  # no state is too small for a thread to save
-            patch.setattr(snapshot, "_BACKGROUND_BYTES", 0)
+            patch.setattr(saver, "_BACKGROUND_BYTES", 0)
         yield made
 
 

@@ -331,7 +331,7 @@ def ignore_signals() -> None:
 
 
 def save_nothing() -> None:
-    from tinsmith.engine.snapshot import Saver
+    from tinsmith.engine.saver import Saver
 
     Saver.save = lambda *args, **options: None
 

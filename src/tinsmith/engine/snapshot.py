@@ -1,12 +1,10 @@
-"""A trainer's whole state as a checkpoint, and back; and when to write one."""
+"""A trainer's whole state as a checkpoint, and back."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from tinsmith.engine import checkpoint
 from tinsmith.engine.checkpoint import Parts
-from tinsmith.engine.diagnosis import not_finite
 from tinsmith.engine.seed import get_rng_state, set_rng_state
 from tinsmith.engine.state import (
     State,
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
     from tinsmith.engine.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-_BACKGROUND_BYTES = 50 << 20  # below, a thread saves less than it costs
 
 
 def capture(
@@ -246,126 +241,3 @@ def _copied(tensor: Tensor, buffers: dict[str, Tensor], name: str) -> Tensor:
         buffer = buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
     buffer.copy_(tensor)
     return buffer
-
-
-@dataclass(slots=True)
-class _Job:
-    """A checkpoint to write."""
-
-    step: int
-    parts: Parts
-    values: dict[str, Any]
-
-
-class Saver:
-    """Writes checkpoints every so many seconds and at the end, and keeps the newest and the best.
-
-    The best weights are copied when they are found and written before the next checkpoint: a run that is
-    killed in between finds them again, since it takes the same steps again. What is large is copied and
-    written by a thread while the training goes on: one at a time, and its error is raised at the next step.
-    """
-
-    def __init__(self, root: Path, seconds: float, keep: int) -> None:
-        self.root, self.seconds, self.keep = root, seconds, keep
-        self._last = time.monotonic()
-        self._best: _Job | None = None
-        self._buffers: dict[str, Tensor] = {}
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-        self._suspect = False
-        self._written = -1  # the step that was written last
-
-    def remember_best(self, trainer: Trainer) -> None:
-        """Copy the trainer's state as the best so far."""
-        trainer.guard.check_weights(trainer.loop)
-        self._written = -1
-        self._best = _Job(trainer.state.step, *capture(trainer, trainer.state.best_metric, clone=True))
-
-    def maybe_save(self, trainer: Trainer) -> None:
-        """Save if it is time, in the background if it is much.
-
-        Raises:
-            ResourceError: this save, or the one in the background, failed.
-        """
-        if self._thread is not None and not self._thread.is_alive():
-            self.wait(trainer)
-        if time.monotonic() - self._last >= self.seconds and self._thread is None:
-            self.save(trainer, background=True)
-
-    def save(self, trainer: Trainer, background: bool = False) -> None:
-        """Write the best weights that wait, then the state as it is now; delete what is old."""
-        self.wait(trainer)
-        trainer.reporter.sync()
-        state = trainer.state
-        best_here = state.best_metric if state.best_step == state.step else None
-        jobs = [self._best] if self._best is not None and self._best.step != state.step else []
-        self._last = time.monotonic()
-        parts, values = capture(trainer, best_here)
-        if background and _size(parts) >= _BACKGROUND_BYTES:
-            jobs.append(_Job(state.step, copy_tensors(parts, self._buffers), values))
-            watched = {name for name, _ in trainer.task.named_parameters()}
-            self._thread = threading.Thread(target=self._try_to_write, args=(jobs, state.run_id, watched))
-            self._thread.start()
-        else:
-            if trainer.guard.check_weights(trainer.loop):
-                parts, values = capture(trainer, best_here)
-            try:
-                self._write([*jobs, _Job(state.step, parts, values)], state.run_id)
-            finally:
-                self._forget_written_best()
-
-    def wait(self, trainer: Trainer) -> None:
-        """Until nothing is being written.
-
-        Raises:
-            ResourceError: what was written in the background could not be.
-            DivergedError: it was not finite.
-        """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-            self._forget_written_best()
-        suspect, self._suspect = self._suspect, False
-        if suspect:
-            trainer.guard.check_weights(trainer.loop)
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _try_to_write(self, jobs: list[_Job], run_id: str, watched: set[str]) -> None:
-        """In the thread, which also looks whether the weights are finite: it has the time."""
-        try:
-            parts = jobs[-1].parts
-            weights = [*((name, parts["model"][name]) for name in watched), *parts.get("ema", {}).items()]
-            self._suspect = bool(not_finite(weights))
-            if not self._suspect:
-                self._write(jobs, run_id)
-        except BaseException as error:  # the trainer raises it
-            self._error = error
-
-    def _write(self, jobs: list[_Job], run_id: str) -> None:
-        for job in jobs:
-            folder = self._free_name(f"step-{job.step:08d}-{run_id}")
-            checkpoint.write_checkpoint(folder, job.parts, job.values)
-            self._written = job.step
-            checkpoint.link(self.root, "last", folder)
-            if job.values["best_here"] is not None:
-                checkpoint.link(self.root, "best", folder)
-        checkpoint.prune(self.root, run_id, self.keep)
-
-    def _forget_written_best(self) -> None:
-        """Only now: what could not be written waits for the next save."""
-        if self._best is not None and self._best.step <= self._written:
-            self._best = None
-
-    def _free_name(self, name: str) -> Path:
-        """The name, or a numbered one: nothing is overwritten when a step is saved again after a resume."""
-        folder, n = self.root / name, 1
-        while folder.exists():
-            n += 1
-            folder = self.root / f"{name}-{n}"
-        return folder
-
-
-def _size(parts: Parts) -> int:
-    return sum(tensor.nbytes for part in parts.values() for tensor in part.values())

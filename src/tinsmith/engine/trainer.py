@@ -25,9 +25,9 @@ from tinsmith.engine.loop import Loop, Parts
 from tinsmith.engine.optim import get_optimizer
 from tinsmith.engine.reporting import Hook, Reporter
 from tinsmith.engine.resources import ResourceMonitor
+from tinsmith.engine.saver import Saver
 from tinsmith.engine.schedules import Schedule
 from tinsmith.engine.seed import deterministic_algorithms, preserve_rng
-from tinsmith.engine.snapshot import Saver
 from tinsmith.engine.state import History, State
 from tinsmith.engine.stopping import EarlyStopping
 from tinsmith.engine.supervised import SupervisedTask

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tinsmith.engine import checkpoint, snapshot
+from tinsmith.engine import checkpoint, saver
 from tinsmith.engine.checkpoint import find_checkpoints, read_checkpoint
 from tinsmith.engine.data import Loader
 from tinsmith.engine.snapshot import copy_tensors
@@ -19,7 +19,7 @@ from tinsmith.errors import ResourceError
 
 @pytest.fixture
 def in_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "_BACKGROUND_BYTES", 0)
+    monkeypatch.setattr(saver, "_BACKGROUND_BYTES", 0)
 
 
 def make(folder: Path, **settings: Any) -> Trainer:
