@@ -37,6 +37,7 @@ class ModelConfig:
     layers: list[LayerConfig] = field(default_factory=list)
 
     def validate(self) -> None:
+        check(self.heads >= 1, "model.heads", self.heads, "1 or more")
         check(self.dim % self.heads == 0, "model.dim", self.dim, f"a multiple of model.heads={self.heads}")
 
 
