@@ -16,6 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # From the ground up. What is not named (cli, run, report, serve, compose, ...) is above all of them.
 LAYERS = [
     {"_lazy", "_version", "errors", "durable"},
+    {"sealed"},
     {"engine", "nn", "text"},
     {"retrieval"},
     {"families"},

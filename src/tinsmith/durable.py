@@ -18,6 +18,11 @@ _CANNOT_SYNC = (errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _closed_anyway = contextlib.suppress(InterruptedError)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether it is for want of space that something could not be written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def write_synced(path: Path, *data: bytes | memoryview) -> None:
     """Write ``data`` to a new file and sync it. For files inside a folder that is renamed when whole."""
     with _closed_anyway, path.open("wb") as file:

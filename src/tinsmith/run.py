@@ -215,12 +215,10 @@ def _fit(run: Assembled, loggers: list[Any]) -> None:
     if not run.cfg.curriculum:
         run.trainer.fit(run.data.train, run.data.valid, run.cfg.trainer.epochs, **options)
         return
-    number = run.trainer.state.stage
 
     def build(stage: CurriculumStage) -> Built:
         """Make ``run`` the next stage."""
-        nonlocal number
-        number += 1
+        number = run.trainer.state.stage + 1
         following = _assemble(run.family.name, run.whole_cfg, lambda: run.folder, number)
         run.cfg, run.data = following.cfg, following.data
         run.task, run.trainer = following.task, following.trainer
@@ -228,7 +226,7 @@ def _fit(run: Assembled, loggers: list[Any]) -> None:
             run.trainer.add_log_hook(logger)
         return run.trainer, run.data.train, run.data.valid
 
-    first = (number, (run.trainer, run.data.train, run.data.valid))
+    first = (run.trainer.state.stage, (run.trainer, run.data.train, run.data.valid))
     CurriculumScheduler(run.cfg.curriculum).train(build, first=first, **options)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from families.tiny import TINY, Built, build
+from families.tiny import TINY, Built, build, folder, name
 from torch import Tensor
 
 from tinsmith.engine.contract import Context
 from tinsmith.engine.data import Loader, to_device
 from tinsmith.families import FAMILIES
+
+__all__ = ["folder", "name"]  # fixtures
 
 FILES = (
     "__init__.py",
@@ -25,16 +27,6 @@ FILES = (
     "README.md",
     "conf/preset",
 )
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp(name)
 
 
 @pytest.fixture

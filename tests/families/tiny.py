@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from text.tiny_teachers import WORDS, save_model
 
@@ -13,7 +14,7 @@ from tinsmith.compose import compose
 from tinsmith.engine.contract import Data, Family, Task
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
-from tinsmith.families import load_family
+from tinsmith.families import FAMILIES, load_family
 from tinsmith.run import build_trainer
 
 COMMON = ["device=cpu", "threads=1", "trainer.log_every=1", "logger.tensorboard=false"]
@@ -61,6 +62,16 @@ class Tiny:
 
 
 TINY = {"codec": Tiny(codec, codec_first_loss, sentences(5), ("cosine", 0.97))}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp(name)
 
 
 @dataclass

@@ -31,9 +31,9 @@ from tinsmith.report import write_report
 from tinsmith.report.folder import load_run
 from tinsmith.run_view import row
 from tinsmith.runs import list_runs, open_run, read_run_json
+from tinsmith.sealed import seal
 from tinsmith.text import building
 from tinsmith.text.digests import file_digest, value_digest
-from tinsmith.text.sealed import seal
 from tinsmith.text.store import open_store
 from tinsmith.text.teacher_files import find_folder, fingerprint, read_recipe
 from tinsmith.text.tokenizer import Tokenizer, _digest

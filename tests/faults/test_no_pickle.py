@@ -30,8 +30,8 @@ from tinsmith.compose import compose
 from tinsmith.engine.checkpoint import find_checkpoints, read_checkpoint, read_newest
 from tinsmith.errors import TinsmithError
 from tinsmith.families.codec import predict
+from tinsmith.sealed import seal
 from tinsmith.text.records import read_records
-from tinsmith.text.sealed import seal
 from tinsmith.text.store import cached_token_table, open_store
 from tinsmith.text.teachers import EmbeddingLoader
 from tinsmith.text.tokenizer import Tokenizer

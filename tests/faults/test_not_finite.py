@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from families.tiny import Built, build
+from families.tiny import Built, build, folder, name
 from torch import Tensor
 
 from tinsmith.engine.checkpoint import find_checkpoints, read_checkpoint
 from tinsmith.engine.contract import Context, StepOutput, Task
 from tinsmith.engine.trainer import Trainer
 from tinsmith.errors import DivergedError
-from tinsmith.families import FAMILIES
+
+__all__ = ["folder", "name"]  # fixtures
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 8
@@ -77,16 +78,6 @@ class Planted(Task):
         return out
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp(name)
-
-
 def planted(built: Built, where: str, value: float, at: int, checkpoints: Path, policy: str) -> Trainer:
     task = Planted(built.task, where, value, at)
     settings = {"max_steps": STEPS, "save_seconds": 0, "ema": 0.9, "eval_every": 3, "on_nonfinite": policy}
@@ -119,20 +110,14 @@ def test_stop(where: str, value: float, at: int, name: str, folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("at", [5, *EVERY])
-@pytest.mark.parametrize("where", ["data", "loss", "gradient"])
-def test_skip(where: str, at: int, name: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("policy", "where"),
+    # Spoiled weights are beyond skipping.
+    [("skip", "data"), ("skip", "loss"), ("skip", "gradient"), *(("rollback", where) for where in BEFORE)],
+)
+def test_going_on(policy: str, where: str, at: int, name: str, folder: Path, tmp_path: Path) -> None:
     built = build(name, folder)
-    trainer = planted(built, where, NAN, at, tmp_path, "skip")
-    trainer.fit(built.data.train, built.data.valid)
-    assert (trainer.state.step, trainer.guard.skipped) == (STEPS, 1)
-    assert all(tensor.isfinite().all() for _, tensor in saved(tmp_path))
-
-
-@pytest.mark.parametrize("at", [5, *EVERY])
-@pytest.mark.parametrize("where", BEFORE)
-def test_rollback(where: str, at: int, name: str, folder: Path, tmp_path: Path) -> None:
-    built = build(name, folder)
-    trainer = planted(built, where, NAN, at, tmp_path, "rollback")
+    trainer = planted(built, where, NAN, at, tmp_path, policy)
     trainer.fit(built.data.train, built.data.valid)
     assert (trainer.state.step, trainer.guard.skipped) == (STEPS, 1)
     assert all(tensor.isfinite().all() for _, tensor in saved(tmp_path))

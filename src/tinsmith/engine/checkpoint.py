@@ -8,7 +8,6 @@ read or written.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -20,16 +19,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import xxhash
 from torch import Tensor
 
-from tinsmith.durable import make_folder, sync_folder, write_synced
+from tinsmith.durable import is_full, make_folder, sync_folder, write_synced
 from tinsmith.errors import DataError, ResourceError
+from tinsmith.sealed import MANIFEST as MANIFEST
+from tinsmith.sealed import Entry, entry_of, manifest_of, read_entry, read_manifest
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "MANIFEST.json"
 STATE = "state.json"
+_WHAT = "checkpoint"
 _TEMPORARY = ".tmp-"
 _building: set[str] = set()  # names of what this process is writing, maybe in another thread
 _DTYPES = {
@@ -86,8 +86,7 @@ def write_checkpoint(folder: Path, parts: Parts, state: dict[str, Any]) -> None:
         sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "Free some space there" if full else "See that this disk works and may be written"
+        hint = "Free some space there" if is_full(error) else "See that this disk works and may be written"
         raise ResourceError(
             f"could not save the checkpoint {folder}: {error.strerror or error}. "
             f"Earlier checkpoints are untouched. {hint}, then resume."
@@ -98,25 +97,20 @@ def write_checkpoint(folder: Path, parts: Parts, state: dict[str, Any]) -> None:
 
 def _write_files(temporary: Path, parts: Parts, state: dict[str, Any]) -> None:
     aliases: dict[str, dict[str, str]] = {}
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, Entry] = {}
     for stem, tensors in parts.items():
         unique, aliases[stem] = _untie(tensors)
-        _write_file(temporary, f"{stem}.safetensors", _serialised(unique), files)
+        name = f"{stem}.safetensors"
+        files[name] = _write_file(temporary, name, _serialised(unique))
     record = {**state, "aliases": {stem: names for stem, names in aliases.items() if names}}
-    _write_file(temporary, STATE, [json.dumps(record, allow_nan=False).encode()], files)
-    write_synced(temporary / MANIFEST, json.dumps({"format": 1, "files": files}, indent=1).encode())
+    files[STATE] = _write_file(temporary, STATE, [json.dumps(record, allow_nan=False).encode()])
+    write_synced(temporary / MANIFEST, manifest_of(files))
     sync_folder(temporary)
 
 
-def _write_file(
-    folder: Path, name: str, data: Sequence[bytes | memoryview], files: dict[str, dict[str, Any]]
-) -> None:
-    """Write a file, and note its size and digest in ``files``."""
+def _write_file(folder: Path, name: str, data: Sequence[bytes | memoryview]) -> Entry:
     write_synced(folder / name, *data)
-    digest = xxhash.xxh3_128()
-    for part in data:
-        digest.update(part)
-    files[name] = {"size": sum(len(part) for part in data), "xxh3_128": digest.hexdigest()}
+    return entry_of(*data)
 
 
 def _serialised(tensors: dict[str, Tensor]) -> list[bytes | memoryview]:
@@ -141,6 +135,11 @@ def _serialised(tensors: dict[str, Tensor]) -> list[bytes | memoryview]:
     return [len(text).to_bytes(8, "little") + text, *data]
 
 
+def memory_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What two names of one tensor have in common (but for empty ones, which are all alike)."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
 def _untie(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors that safetensors takes, and the names that mean the same tensor as an earlier name."""
     first: dict[tuple[Any, ...], str] = {}
@@ -148,7 +147,7 @@ def _untie(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
     aliases: dict[str, str] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach()
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        key = memory_of(tensor)
         if tensor.numel() and key in first:
             aliases[name] = first[key]
         else:
@@ -188,20 +187,8 @@ def _parsed(files: dict[str, bytes]) -> tuple[Parts, dict[str, Any]]:
 
 def _verified(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file, one at a time, once it matches the manifest."""
-    for name, entry in _manifest(folder).items():
-        yield name, _read(folder / name, entry)
-
-
-def _read(path: Path, entry: dict[str, Any]) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"damaged checkpoint: {path} cannot be read ({error.strerror}).") from error
-    if len(data) != entry["size"]:
-        raise DataError(f"damaged checkpoint: {path} has {len(data)} bytes of {entry['size']}.")
-    if _digest(data) != entry["xxh3_128"]:
-        raise DataError(f"damaged checkpoint: the content of {path} does not match its digest.")
-    return data
+    for name, entry in read_manifest(folder, _WHAT, [STATE]).items():
+        yield name, read_entry(folder / name, entry, _WHAT)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -212,29 +199,6 @@ def _is_whole(folder: Path) -> bool:
         log.warning("%s", error)
         return False
     return True
-
-
-def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / MANIFEST
-    try:
-        files = json.loads(path.read_bytes())["files"]
-        ok = STATE in files and all(
-            isinstance(entry["size"], int)
-            and isinstance(entry["xxh3_128"], str)
-            and Path(name).name == name
-            and name.isprintable()  # a NUL or half a surrogate pair is no name of a file
-            for name, entry in files.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"damaged checkpoint: {path} is missing or unreadable.") from error
-    if not ok:
-        raise DataError(f"damaged checkpoint: {path} does not describe a checkpoint.")
-    result: dict[str, dict[str, Any]] = files
-    return result
-
-
-def _digest(data: bytes) -> str:
-    return str(xxhash.xxh3_128_hexdigest(data))
 
 
 def _folders(root: Path) -> list[Path]:
@@ -252,7 +216,8 @@ def find_checkpoints(root: Path) -> list[Found]:
     found = []
     for path in _folders(root):
         try:
-            state = json.loads(_read(path / STATE, _manifest(path)[STATE]))
+            entry = read_manifest(path, _WHAT, [STATE])[STATE]
+            state = json.loads(read_entry(path / STATE, entry, _WHAT))
             found.append(
                 Found(
                     path,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tinsmith.engine.config import NONFINITE_POLICIES, SPIKE_POLICIES, check, check_choice
+from tinsmith.engine.data import to_device
 from tinsmith.engine.diagnosis import diagnose, not_finite
 from tinsmith.engine.state import flatten, unflatten
 from tinsmith.errors import DivergedError
@@ -150,8 +151,7 @@ class Guard:
                 f"{message} The weights of step {step} were returned to {_RETURNS} times before: enough."
             )
         _restore(loop, self._copies[0])
-        while len(self._copies) > 1:
-            self._copies.pop()
+        self._copies = deque([self._copies[0]], maxlen=2)
         self._in_spike = False
         log.warning("rolled back to the weights of step %d: %s", step, message)
 
@@ -250,7 +250,7 @@ def _restore(loop: Loop, copy: tuple[int, dict[str, Tensor], Any]) -> None:
     parts.optimizer.load_state_dict(tree["optimizer"])
     if parts.ema is not None:
         parts.ema.load_state_dict(tree["ema"])
-    loop.carry = tree["carry"]
+    loop.carry = to_device(tree["carry"], parts.device)  # after a resume the copy is on the CPU
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tinsmith.engine import checkpoint
 from tinsmith.engine.checkpoint import Parts
+from tinsmith.engine.data import to_device
 from tinsmith.engine.seed import get_rng_state, set_rng_state
 from tinsmith.engine.state import (
     State,
@@ -105,7 +106,7 @@ def restore(trainer: Trainer, tensors: Parts, state: dict[str, Any]) -> None:
         trainer.early_stopping.load_state_dict(from_jsonable(state["early_stopping"]))
     if "guard" in state:
         trainer.guard.load_state_dict(unflatten(tensors.get("guard", {}), state["guard"]))
-    loop.carry = _moved(extra["carry"], trainer.device)
+    loop.carry = to_device(extra["carry"], trainer.device)
     loop.means.load_state_dict(from_jsonable(state["means"]))
     trainer.metrics = from_jsonable(state["metrics"])
     # Without validation these are what is watched: best, early stopping and the plateau schedule go by them.
@@ -113,16 +114,6 @@ def restore(trainer: Trainer, tensors: Parts, state: dict[str, Any]) -> None:
     trainer.reporter.last = from_jsonable(state.get("last_record", {}))
     trainer.state.take_over(State.from_json(state))
     set_rng_state(extra["rng"])
-
-
-def _moved(tree: Any, device: torch.device) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {key: _moved(value, device) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_moved(value, device) for value in tree)
-    return tree
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -227,7 +218,7 @@ def copy_tensors(parts: Parts, buffers: dict[str, Tensor] | None = None) -> Part
     for stem, part in parts.items():
         for name, tensor in part.items():
             tensor = tensor.detach()
-            key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+            key = checkpoint.memory_of(tensor)
             if key not in known or not tensor.numel():
                 known[key] = _copied(tensor, buffers, f"{stem}/{name}")
             copies.setdefault(stem, {})[name] = known[key]

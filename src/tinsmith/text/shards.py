@@ -1,6 +1,5 @@
 """Arrays in shards: written whole or not at all, verified by digest, read as one memory-mapped array."""
 
-import errno
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tinsmith.durable import publish
+from tinsmith.durable import is_full, publish
 from tinsmith.errors import DataError, ResourceError
 from tinsmith.text.digests import file_digest
 
@@ -86,10 +85,9 @@ def write_shard(folder: Path, number: int, rows: int, arrays: Mapping[str, Array
                 file.flush()
                 files[name] = {"digest": file_digest(temporary), "bytes": temporary.stat().st_size}
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             hint = (
                 "free space, or set TINSMITH_CACHE to a folder on a larger disk"
-                if full
+                if is_full(error)
                 else "is it writable?"
             )
             raise ResourceError(f"{path}: cannot be written: {error.strerror or error}; {hint}") from None

@@ -18,8 +18,8 @@ from tinsmith.engine.contract import Data, Predictor, Task
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.codec.config import ModelConfig
 from tinsmith.families.codec.model import CodecSpec, Encoder, FoldedEncoder
+from tinsmith.sealed import read_sealed, seal
 from tinsmith.text import tokenizer as tokens
-from tinsmith.text.sealed import read_sealed, seal
 from tinsmith.text.tokenizer import Tokenizer
 
 WEIGHTS, META = "model.safetensors", "config.json"
@@ -48,7 +48,7 @@ class Codec(Predictor):
         """
         folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
         try:
-            files = read_sealed(folder, FILES)
+            files = read_sealed(folder, "model", FILES)
             meta = json.loads(files[META])
             spec = CodecSpec(**{**meta["spec"], "domains": tuple(meta["spec"]["domains"])})
             model_config = ModelConfig(**meta["model"])
