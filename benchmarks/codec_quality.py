@@ -8,6 +8,7 @@ evaluations included. Further words are settings of the run. ``--more-data`` add
 to nothing else, other English sentences of the same data folder and stretches of its longer sentences; what
 a held-out split holds is left out. ``--sentences FILE`` (JSON lines with ``text`` and ``domain``) adds those
 of a file of your own: any that shares six words in a row with a held-out sentence is left out.
+``--twice DOMAIN`` has a domain's sentences there twice: all count a quarter, however few sentences they have.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--runs", default="runs", help="where the run folders go")
     parser.add_argument("--more-data", action="store_true")
     parser.add_argument("--sentences", type=Path, action="append", default=[], metavar="FILE")
+    parser.add_argument("--twice", action="append", default=[], metavar="DOMAIN")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_intermixed_args()
     folder = data_folder() / "sentences"
@@ -45,7 +47,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         train_file = folder / "mixed_train.jsonl.gz"
         if args.more_data or args.sentences:
-            train_file = more_sentences(folder, args.sentences, Path(scratch) / "more_train.jsonl")
+            train_file = Path(scratch) / "more_train.jsonl"
+            more_sentences(folder, args.sentences, args.twice, train_file)
         return measure(args, folder, train_file)
 
 
@@ -95,8 +98,8 @@ def train(
     return rows, path
 
 
-def more_sentences(folder: Path, others: list[Path], target: Path) -> Path:
-    """The training split, everyday sentences of translations, ``others``, and stretches of the long ones."""
+def more_sentences(folder: Path, others: list[Path], twice: list[str], target: Path) -> None:
+    """The training split, everyday sentences of translations, stretches of the long ones, and ``others``."""
     held_out = [
         row["text"] for split in ("valid", "test") for row in read(folder / f"mixed_{split}.jsonl.gz")
     ]
@@ -107,13 +110,16 @@ def more_sentences(folder: Path, others: list[Path], target: Path) -> Path:
     own = [
         row for file in others for row in read(file) if not any(p in phrases for p in six_words(row["text"]))
     ]
-    seen = {bare(text) for text in held_out}
+    seen, again = {bare(text) for text in held_out}, []
     with target.open("w", encoding="utf-8") as out:
-        for row in [*rows, *everyday, *stretches(rows), *own, *stretches(own)]:
+        for row in [*rows, *everyday, *stretches(rows), *own]:
             if bare(row["text"]) not in seen and len(row["text"].split()) >= 3:
                 seen.add(bare(row["text"]))
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return target
+                line = json.dumps(row, ensure_ascii=False) + "\n"
+                out.write(line)
+                if row["domain"] in twice:
+                    again.append(line)
+        out.writelines(again)
 
 
 def read(path: Path) -> Iterator[dict[str, str]]:

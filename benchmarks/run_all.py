@@ -27,7 +27,13 @@ def main() -> int:
     parser.add_argument("--runs", default="runs/bench", help="where the run folders go")
     parser.add_argument("--output", help="a file for all results as JSON")
     args = parser.parse_args()
-    results = [run("engine_overhead"), run("safety"), run("resume"), run("codec_overfit")]
+    results = [
+        run("engine", "--threads", "1"),
+        run("data_path"),
+        run("safety"),
+        run("resume"),
+        run("codec_overfit"),
+    ]
     if os.environ.get("TINSMITH_DATA"):
         results.append(run("codec_quality", "--runs", args.runs))
         trained = newest(args.runs, "quality-8min")

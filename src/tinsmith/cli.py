@@ -56,6 +56,10 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "--device": {"metavar": "NAME", "help": "auto, cpu, cuda, cuda:1 or mps: the same as device=NAME"},
     "--dry-run": {"action": "store_true", "help": "two steps and a validation, then stop; leaves nothing"},
+    "--nproc": {"metavar": "N", "type": int, "default": 1, "help": "processes that share every batch"},
+    "--hosts": {"metavar": "N", "type": int, "default": 1, "help": "hosts, each with --nproc processes"},
+    "--host-rank": {"metavar": "I", "type": int, "default": 0, "help": "the number of this host, from 0"},
+    "--head": {"metavar": "NAME:PORT", "default": "", "help": "the first host, and any free port of it"},
     "--split": {"default": "test", "help": "the part of the data: test (default) or valid"},
     "--require": {
         "metavar": "BAR",
@@ -68,6 +72,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "--json": {"action": "store_true", "help": "machine lines on stdout, all else on stderr"},
     "--debug": {"action": "store_true", "help": "tracebacks and the library's whole log"},
 }
+PROCESSES = ("--nproc", "--hosts", "--host-rank", "--head")
 SHORT = {"--config": "-c", "--output": "-o", "--quiet": "-q"}
 
 
@@ -195,14 +200,14 @@ VERBS = {
         verbs.train,
         "train a family; a new run is a new folder",
         "FAMILY [group=choice] [key=value]",
-        ("--config", "--run-dir", "--device", "--dry-run"),
+        ("--config", "--run-dir", "--device", "--dry-run", *PROCESSES),
         "tinsmith train codec trainer.max_minutes=3 optimizer.lr=3e-3",
     ),
     "resume": Verb(
         verbs.resume,
         "go on with a run where its last checkpoint stands, in the same folder",
         "RUN [key=value]",
-        ("--run-dir", "--device"),
+        ("--run-dir", "--device", *PROCESSES),
         "tinsmith resume last trainer.epochs=20",
     ),
     "eval": Verb(

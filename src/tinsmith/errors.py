@@ -50,6 +50,10 @@ class ResourceError(TinsmithError, OSError):
     exit_code = 7
 
 
+class LostRankError(ResourceError):
+    """Another process of the run is gone. That one's own message, if it left one, says more."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``" Did you mean: X?"`` for the closest of ``choices``, or an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

@@ -7,8 +7,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from tinsmith import console
-from tinsmith.errors import DivergedError, TinsmithError
+from tinsmith import console, launched
+from tinsmith.errors import DivergedError, LostRankError, TinsmithError
 
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 _OUT_OF = {
@@ -43,7 +43,10 @@ def handle(error: BaseException, run_dir: Path | None, debug: bool) -> int:
     if code == 1 and not debug:
         message += " Traceback: run it again with --debug"
         message += f", or see {run_dir / 'error.txt'}." if run_dir else "."
-    if message:
+    lost = isinstance(error, LostRankError)
+    if code == _INTERRUPTED and launched.rank():
+        return code  # rank 0 says it
+    if message and (code == _INTERRUPTED or not launched.leave_error(message, code, lost)):
         console.error(
             message, "stopped:" if isinstance(error, DivergedError | KeyboardInterrupt) else "error:"
         )

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tinsmith import console, results, runs
+from tinsmith import console, launched, results, runs
 from tinsmith.compose import compose
 from tinsmith.console import to_json
 from tinsmith.durable import replace_bytes
@@ -31,8 +31,11 @@ from tinsmith.engine.resources import ResourceMonitor
 from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
-from tinsmith.errors import ConfigError
+from tinsmith.errors import ConfigError, DivergedError
 from tinsmith.families import load_family
+
+if TYPE_CHECKING:
+    from tinsmith.engine.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +58,8 @@ def train(family: str, cfg: Any, make_folder: Callable[[], Path], dry_run: bool 
 
     ``make_folder`` is called once the data are there: a mistake in them leaves nothing behind.
     """
-    with _log_file(make_folder) as open_folder:
-        run = _assemble(family, cfg, open_folder)
+    with _joined(cfg) as ranks, _log_file(make_folder) as open_folder:
+        run = _assemble(family, cfg, open_folder, ranks=ranks)
         return _dry_run(run) if dry_run else _train(run)
 
 
@@ -65,14 +68,17 @@ def resume(run_dir: Path, overrides: list[str]) -> int:
     record = runs.read_run_json(run_dir)
     family = record["family"]
     resolved = compose(family, overrides, runs.settings_file(run_dir))
-    runs.write_run_json(run_dir, status="running", **runs.process_record())
-    with _log_file(lambda: run_dir) as open_folder:
+    with _joined(resolved.cfg) as ranks, _log_file(lambda: run_dir) as open_folder:
+        writes = ranks is None or ranks.first
+        if writes:
+            runs.write_run_json(run_dir, status="running", **runs.process_record())
         stages = resolved.cfg.curriculum
         stage = CurriculumScheduler(stages).stage_of_newest(run_dir / "checkpoints") if stages else 0
-        run = _assemble(family, resolved.cfg, open_folder, stage)
+        run = _assemble(family, resolved.cfg, open_folder, stage, ranks)
         if not snapshot.load_newest(run.trainer, run_dir / "checkpoints"):
             console.say("no checkpoint yet: starting from the first step, in the same folder")
-        runs.write_settings(run_dir, resolved)
+        if writes:
+            runs.write_settings(run_dir, resolved)
         return _train(run)
 
 
@@ -107,24 +113,52 @@ def _of_run(run_dir: Path) -> tuple[str, Any]:
 # ---- assembling -------------------------------------------------------------------------------------
 
 
-def _set_up(cfg: RunConfig) -> None:
-    if cfg.threads:
+@contextmanager
+def _joined(cfg: RunConfig) -> Iterator[Ranks | None]:
+    """The processes of the run, if the launcher started several; all but the first keep quiet."""
+    if not launched.is_launched():
+        yield None
+        return
+    from tinsmith.engine.ranks import Ranks
+
+    ranks = Ranks(cfg.device)
+    if not ranks.first:
+        console.configure(quiet=True)
+        logging.getLogger("tinsmith").setLevel(logging.ERROR)
+    try:
+        yield ranks
+    except (KeyboardInterrupt, DivergedError):
+        ranks.leave()  # all of them end so; after another error the others are to notice
+        raise
+    ranks.leave()
+
+
+def _set_up(cfg: RunConfig, ranks: Ranks | None = None) -> None:
+    if ranks is not None:
+        torch.set_num_threads(max(1, cfg.threads // ranks.local_size) if cfg.threads else ranks.threads)
+    elif cfg.threads:
         torch.set_num_threads(cfg.threads)
     set_seed(cfg.seed, cfg.trainer.deterministic)
 
 
-def _assemble(name: str, cfg: Any, open_folder: Callable[[], Path], stage: int = 0) -> Assembled:
-    _set_up(cfg)
+def _assemble(
+    name: str, cfg: Any, open_folder: Callable[[], Path], stage: int = 0, ranks: Ranks | None = None
+) -> Assembled:
+    _set_up(cfg, ranks)
     family = load_family(name)
     whole_cfg = cfg
     if cfg.curriculum:
         cfg = stage_config(family, cfg, cfg.curriculum[stage])
     data = family.build_data(cfg)
-    folder = open_folder()
+    if ranks is None:
+        folder = open_folder()
+    else:  # the others know its name and leave it alone
+        folder = Path(ranks.share(str(open_folder()) if ranks.first else None))
     set_seed(cfg.seed, cfg.trainer.deterministic)  # whatever building the data drew
     task = family.build_task(cfg, family.build_model(cfg, data.spec), data)
-    trainer = build_trainer(cfg, task, folder / "checkpoints")
-    trainer.monitor = ResourceMonitor(**asdict(cfg.resources), path=folder / "resources.jsonl")
+    trainer = build_trainer(cfg, task, folder / "checkpoints", ranks)
+    if ranks is None or ranks.first:
+        trainer.monitor = ResourceMonitor(**asdict(cfg.resources), path=folder / "resources.jsonl")
     return Assembled(family, whole_cfg, cfg, folder, data, task, trainer)
 
 
@@ -150,11 +184,11 @@ def stage_config(family: Family, cfg: Any, stage: CurriculumStage) -> Any:
     return cfg
 
 
-def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
+def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path, ranks: Ranks | None = None) -> Trainer:
     """The trainer of a config. Settings of ``optimizer`` beyond the common ones go to ``get_optimizer``."""
     options = asdict(cfg.optimizer)
     kind, lr, decay = (options.pop(key) for key in ("name", "lr", "weight_decay"))
-    task.to(get_device(cfg.device))
+    task.to(get_device(cfg.device) if ranks is None else ranks.device)
     optimizer = get_optimizer(task, kind, lr=lr, weight_decay=decay, **options)
     t = cfg.trainer
     epochs = None if t.max_steps or t.max_minutes else t.epochs
@@ -187,6 +221,7 @@ def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
         spike_factor=t.spike_factor,
         deterministic=t.deterministic,
         progress=not console.is_quiet(),
+        ranks=ranks,
     )
 
 
@@ -194,6 +229,10 @@ def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path) -> Trainer:
 
 
 def _train(run: Assembled) -> int:
+    ranks = run.trainer.ranks
+    if ranks is not None and not ranks.first:
+        _fit(run, [])
+        return 0
     _introduce(run)
     console.say(f"run folder: {run.folder}")
     loggers = _loggers(run)
@@ -219,7 +258,7 @@ def _fit(run: Assembled, loggers: list[Any]) -> None:
     def build(stage: CurriculumStage) -> Built:
         """Make ``run`` the next stage."""
         number = run.trainer.state.stage + 1
-        following = _assemble(run.family.name, run.whole_cfg, lambda: run.folder, number)
+        following = _assemble(run.family.name, run.whole_cfg, lambda: run.folder, number, run.trainer.ranks)
         run.cfg, run.data = following.cfg, following.data
         run.task, run.trainer = following.task, following.trainer
         for logger in loggers:
@@ -242,6 +281,7 @@ def _introduce(run: Assembled) -> None:
         f"{run.family.name}: {info['parameters']:,} parameters, "
         + ", ".join(f"{count:,} {split}" for split, count in sizes.items())
         + f"; {run.trainer.device}, {precision}, {torch.get_num_threads()} threads"
+        + (f" in each of {ranks.size} processes" if (ranks := run.trainer.ranks) is not None else "")
     )
     runs.write_run_json(run.folder, parameters=info["parameters"], sizes=sizes, precision=precision)
 
@@ -305,8 +345,11 @@ def _dry_run(run: Assembled) -> int:
     """Two steps and one validation, and how large all of it is."""
     trainer = run.trainer
     trainer.saver, trainer.max_minutes, trainer.max_steps, trainer.eval_every = None, 0.0, 2, 0
-    _introduce(run)
+    if trainer.ranks is None or trainer.ranks.first:
+        _introduce(run)
     trainer.fit(run.data.train, run.data.valid, 1)
+    if trainer.ranks is not None and not trainer.ranks.first:
+        return 0
     memory = _peak_memory_mb()
     console.result(
         f"dry run: 2 steps and a validation ran ({memory:.0f} MB at most). Nothing was kept.",

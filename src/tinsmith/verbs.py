@@ -6,10 +6,14 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tinsmith import console
+from tinsmith import console, launched
 from tinsmith.errors import ConfigError, DataError, did_you_mean
 from tinsmith.families import FAMILIES, check_family
+
+if TYPE_CHECKING:
+    from tinsmith.launch import Place
 
 
 @dataclass(slots=True)
@@ -26,6 +30,10 @@ def train(args: argparse.Namespace, session: Session) -> int:
 
     family, overrides = _family(args)
     resolved = compose(family, [*overrides, *_device(args)], args.config)
+    if (place := _several(args)) is not None:
+        from tinsmith.launch import launch
+
+        return launch(args.argv[1:], place)
     from tinsmith import run
 
     with tempfile.TemporaryDirectory() if args.dry_run else nullcontext(args.run_dir) as root:
@@ -46,15 +54,19 @@ def resume(args: argparse.Namespace, session: Session) -> int:
     folder = _run_folder(args, "resume")
     overrides = [*args.words[1:], *_device(args)]
     started = open_run(folder)
-    if started.status == "running":
+    if started.status == "running" and not launched.rank():  # rank 0 says so of itself to the others
         raise ConfigError(f"{folder} is running (process {started.record.get('pid')}): stop it first.")
     if (folder / "config.yaml").is_file():  # a wrong setting is answered before torch is imported
         family = started.record.get("family", folder.parent.name)
         settings = settings_file(folder)
         check_resumable(compose(family, [], settings), compose(family, overrides, settings))
+    if (place := _several(args)) is not None:
+        from tinsmith.launch import launch
+
+        return launch(args.argv[1:], place)
     from tinsmith import run
 
-    session.run_dir = folder
+    session.run_dir = None if launched.rank() else folder
     return run.resume(folder, overrides)
 
 
@@ -109,6 +121,17 @@ def _family(args: argparse.Namespace) -> tuple[str, list[str]]:
     words = list(args.words)
     words.remove(check_family(name))
     return name, words
+
+
+def _several(args: argparse.Namespace) -> "Place | None":
+    """Where this host stands, if several processes are to be started and this is not one of them."""
+    if launched.is_launched() or args.nproc == args.hosts == 1:
+        return None
+    from tinsmith.launch import Place
+
+    place = Place(args.nproc, args.hosts, args.host_rank, args.head)
+    place.validate()
+    return place
 
 
 def _device(args: argparse.Namespace) -> list[str]:

@@ -1,5 +1,5 @@
 import random
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,20 +8,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from tinsmith.engine.data import BatchDataset, Loader, Replayed, as_batches, sample_order, to_device
+from tinsmith.engine.data import BatchDataset, Loader, sample_order, to_device
 from tinsmith.engine.seed import get_rng_state
+from tinsmith.errors import ConfigError
 
 
 class Rows(BatchDataset):
     def __init__(self, n: int) -> None:
         self.n = n
+        self.fetched: list[list[int]] = []
 
     def __len__(self) -> int:
         return self.n
 
     def batch(self, indices: Tensor) -> Tensor:
+        self.fetched.append(indices.tolist())
         return indices.clone()
 
 
@@ -35,11 +38,6 @@ class Noisy(Dataset[Tensor]):
         return torch.tensor(
             [i, torch.rand(()).item(), random.random(), np.random.rand()], dtype=torch.float64
         )
-
-
-class Stream(IterableDataset[int]):
-    def __iter__(self) -> Iterator[int]:
-        yield from range(7)
 
 
 def read(batches: Any, epoch: int = 0, cursor: int = 0) -> list[Any]:
@@ -110,6 +108,29 @@ def test_noise_depends_on_seed_epoch_and_index_alone(workers: int) -> None:
     assert samples(4, True, seed=8)[0.0] != expected[0.0]
 
 
+def masked(samples: list[Tensor]) -> Tensor:
+    """A collate that draws: a random part of the batch is masked."""
+    batch = torch.stack(samples)
+    return batch * (torch.rand(batch.shape) < 0.5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("dataset", [[torch.full((30,), float(i)) for i in range(1, 12)], Noisy()])
+def test_noise_of_a_collate_is_that_of_its_batch(dataset: Any, workers: int) -> None:
+    def batches(epoch: int = 1, cursor: int = 0) -> list[Any]:
+        loader = Loader(dataset, 4, shuffle=True, seed=7, collate=masked, num_workers=workers)
+        return read(loader, epoch, cursor)
+
+    before, expected = generators(), batches()
+    assert generators() == before
+    assert batches() == expected
+    assert batches(cursor=4) == expected[1:]
+    assert batches(epoch=2) != expected
+    if isinstance(dataset, list):
+        masks = [[[value != 0 for value in row] for row in batch] for batch in expected[:2]]
+        assert masks[0] != masks[1]
+
+
 def test_workers_give_what_no_workers_give() -> None:
     for dataset in (Noisy(), Rows(11), TensorDataset(torch.arange(11.0))):
         alone = [repr(batch) for _, batch in Loader(dataset, 3, shuffle=True, seed=1).epoch(0)]
@@ -119,12 +140,52 @@ def test_workers_give_what_no_workers_give() -> None:
         assert alone == helped
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("lengths", [None, list(range(11))])
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_the_parts_of_a_batch_together_are_the_batch(parts: int, lengths: Any, drop_last: bool) -> None:
+    loader = Loader(Noisy(), 4, shuffle=True, seed=3, lengths=lengths, drop_last=drop_last)
+    for cursor in (0, 4):
+        whole = list(loader.epoch(2, cursor))
+        assert len(whole) == len(loader) - cursor // 4
+        shares = [list(loader.epoch(2, cursor, part, parts)) for part in range(parts)]
+        for (count, batch), *told in zip(whole, *shares, strict=True):
+            assert {number for number, _ in told} == {count}
+            pieces = [piece for _, piece in told]
+            sizes = [len(piece) for piece in torch.arange(count).tensor_split(parts)]
+            assert [None if piece is None else len(piece) for piece in pieces] == [n or None for n in sizes]
+            assert torch.equal(torch.cat([piece for piece in pieces if piece is not None]), batch)
+
+
+def test_a_part_is_all_that_is_fetched() -> None:
+    rows = Rows(8)
+    assert [count for count, _ in Loader(rows, 5).epoch(0, 0, 1, 2)] == [5, 3]
+    assert rows.fetched == [[3, 4], [7]]
+
+
+@pytest.mark.parametrize("part", [0, 4])
+def test_workers_read_parts_too(part: int) -> None:
+    alone, helped = (
+        repr(list(Loader(Noisy(), 4, shuffle=True, num_workers=workers).epoch(1, 4, part, 5)))
+        for workers in (0, 2)
+    )
+    assert alone == helped
+    assert ("None" in alone) == (part == 4)
+
+
+def test_batches_that_are_made_already_have_no_parts() -> None:
+    loader = Loader([torch.arange(3), torch.arange(2)], None)
+    assert read(loader) == [[0, 1, 2], [0, 1]]
+    assert len(loader) == 2
+    with pytest.raises(ConfigError, match="made already"):
+        loader.epoch(0, 0, 0, 2)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_reading_leaves_the_global_generators_alone(workers: int) -> None:
     before = generators()
     read(Loader(Noisy(), 3, shuffle=True, num_workers=workers))
     Loader(Noisy(), 3, shuffle=True).longest()
-    read(Replayed(DataLoader(Noisy(), 3, shuffle=True, num_workers=workers)))
     assert generators() == before
 
 
@@ -146,68 +207,44 @@ def test_tensors_are_gathered_as_collate_would() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(10),
+        torch.arange(60.0).view(10, 2, 3),
+        torch.arange(30.0).view(3, 10).T,
+        torch.arange(3.0).expand(10, 3),
+        torch.empty(10, 0),
+        torch.arange(30).view(10, 3).bfloat16(),
+        torch.arange(30).view(10, 3).to(torch.complex64),
+        torch.arange(30).view(10, 3) % 2 == 0,
+        torch.arange(30, dtype=torch.int32).view(10, 3).to(torch.uint16),
+    ],
+    ids=lambda tensor: f"{tuple(tensor.shape)}-{tensor.dtype}",
+)
+def test_rows_of_every_kind_are_gathered(tensor: Tensor) -> None:
+    batches = [batch for (batch,) in Loader(TensorDataset(tensor), 4)]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert [row for batch in batches for row in batch.tolist()] == tensor.tolist()
+
+
+def test_a_mapped_file_is_read_as_a_tensor_is(tmp_path: Path) -> None:
+    array = np.arange(60, dtype=np.float32).reshape(20, 3)
+    np.save(tmp_path / "x.npy", array)
+    mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
+    from_file, from_memory = (
+        [batch.tolist() for (batch,) in Loader(TensorDataset(data), 6, shuffle=True, seed=1)]
+        for data in (mapped, torch.from_numpy(array))
+    )
+    assert from_file == from_memory
+    assert sorted(row for batch in from_file for row in batch) == array.tolist()
+
+
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="batch_size=0"):
         Loader(Rows(3), 0)
     with pytest.raises(ValueError, match="empty"):
         Loader(Rows(0), 2)
-
-
-def test_a_dataloader_keeps_its_data_and_its_batches(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    data = TensorDataset(torch.arange(10.0))
-    ours = as_batches(DataLoader(data, 3, shuffle=True, drop_last=True), seed=5)
-    assert isinstance(ours, Loader)
-    assert (ours.batch_size, ours.shuffle, ours.drop_last, ours.seed) == (3, True, True, 5)
-    assert "shuffles the samples itself" in caplog.text
-    caplog.clear()
-    plain = as_batches(DataLoader(data, 4))
-    assert isinstance(plain, Loader)
-    assert [batch[0].tolist() for batch in plain] == [batch[0].tolist() for batch in DataLoader(data, 4)]
-    assert not caplog.text
-    single = as_batches(DataLoader([torch.ones(2), torch.zeros(2)], batch_size=None))
-    assert [batch.tolist() for batch in single] == [[1, 1], [0, 0]]  # type: ignore[attr-defined]
-    collated = as_batches(DataLoader([1, 2, 3], 2, collate_fn=lambda rows: torch.tensor(rows) * 10))
-    assert read(collated) == [[10, 20], [30]]
-
-
-def test_a_list_of_batches_is_read_in_its_order() -> None:
-    batches = [torch.tensor([i]) for i in range(4)]
-    assert read(as_batches(batches)) == [[0], [1], [2], [3]]
-    assert read(as_batches(batches), cursor=2) == [[2], [3]]
-    ours = Loader(Rows(3), 2)
-    assert as_batches(ours) is ours
-
-
-@pytest.mark.parametrize("kind", ["sampler", "stream", "replacement"])
-def test_what_has_an_order_of_its_own_is_replayed(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    data = torch.arange(12)
-    loader: Any = {
-        "sampler": lambda: DataLoader(data, 3, sampler=WeightedRandomSampler([1.0] * 12, 12)),
-        "stream": lambda: DataLoader(Stream(), 2),
-        "replacement": lambda: DataLoader(
-            data, 3, sampler=torch.utils.data.RandomSampler(range(12), replacement=True)
-        ),
-    }[kind]()
-    batches = as_batches(loader, seed=1)
-    assert isinstance(batches, Replayed)
-    assert "replays it to the cursor" in caplog.text
-    whole = read(batches, 1)
-    assert read(batches, 1) == whole
-    assert read(batches, 1, 2) == whole[2:]
-    if kind != "stream":
-        assert read(batches, 2) != whole
-        assert len(batches) == len(whole)
-
-
-def test_a_replayed_loader_keeps_its_noise_apart_from_trainings() -> None:
-    batches = as_batches(DataLoader(Noisy(), 3, sampler=WeightedRandomSampler([1.0] * 11, 11)))
-    whole = read(batches)
-    mixed = []
-    for _, batch in batches.epoch(0):
-        torch.rand(5)  # training draws too
-        mixed.append(batch.tolist())
-    assert mixed == whole
 
 
 def test_batches_of_every_shape_move() -> None:

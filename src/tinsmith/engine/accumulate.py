@@ -28,12 +28,14 @@ class GradientAccumulator:
 
     Args:
         accumulation_steps: batches in a window, at least 1.
+        shared: other processes have batches of the window too, and ``take`` ends it in place of ``finish``.
     """
 
-    def __init__(self, accumulation_steps: int = 1) -> None:
+    def __init__(self, accumulation_steps: int = 1, shared: bool = False) -> None:
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps={accumulation_steps} is not allowed: 1 or more")
         self.accumulation_steps = accumulation_steps
+        self.weighted = accumulation_steps > 1 or shared
         self.pending = 0
         self._first: Tensor | float = 1.0
         self._total: Tensor | float = 0.0
@@ -45,7 +47,7 @@ class GradientAccumulator:
             loss: scalar, the mean over ``weight`` items (scaled by a GradScaler where there is one).
             weight: what the mean is over: tokens, graphs, rows. A tensor is never read: no device sync.
         """
-        if self.accumulation_steps > 1:
+        if self.weighted:
             if isinstance(weight, Tensor):
                 weight = weight.detach()
             if self.pending == 0:
@@ -73,6 +75,12 @@ class GradientAccumulator:
                 if grad.is_sparse:
                     grad.mul_(scale)
         self.pending = 0
+
+    def take(self) -> tuple[Tensor | float, Tensor | float]:
+        """What this process's gradients are to be multiplied by before they are summed over the processes,
+        and its weight, by whose sum they are then divided. Starts a new window."""
+        pending, self.pending = self.pending, 0
+        return (self._first, self._total) if pending else (1.0, 0.0)
 
 
 def _positive(weight: Tensor | float) -> Tensor | float:

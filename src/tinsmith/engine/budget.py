@@ -1,7 +1,8 @@
-"""Before step 1: does the longest batch fit, and how many steps fit into the minutes?"""
+"""Before step 1: how many steps, does the longest batch fit, and how many steps fit into the minutes?"""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import TYPE_CHECKING
@@ -18,10 +19,43 @@ from tinsmith.errors import ResourceError
 if TYPE_CHECKING:
     from tinsmith.engine.trainer import Trainer
 
+log = logging.getLogger(__name__)
+
 _WARM_UP, _TIMED = 3, 16  # steps, at least
 # Steps differ, as their batches' lengths do: this share of the minutes is timed, up to so many seconds.
 _TIMED_SHARE, _TIMED_SECONDS = 0.04, 8.0
 _SHARE = 0.97  # of the minutes is planned for: saving and a slower second half take the rest
+
+
+def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs: int) -> int | None:
+    """Fix the number of steps; returns the epochs to stop at, or None where steps decide."""
+    state = trainer.state
+    per_epoch = math.ceil(len(batches) / trainer.parts.accumulate)
+    of = f"{trainer.max_minutes} min" if trainer.max_minutes else f"{trainer.max_steps} steps"
+    if trainer.max_minutes or trainer.max_steps:
+        limit = None
+        if state.max_steps_of != of:
+            state.max_steps, state.max_steps_of = trainer.max_steps, of
+        if trainer.max_minutes and not state.max_steps:
+            bind(trainer, batches, per_epoch)  # a first guess, so that the timed steps are real ones
+            state.max_steps = steps_that_fit(trainer, batches, val_batches)
+            log.info("%d steps fit into %.3g minutes", state.max_steps, trainer.max_minutes)
+    else:
+        limit = state.stage_epoch + epochs
+        # 0: of unknown length
+        state.max_steps = state.stage_step + per_epoch * epochs if per_epoch else 0
+    bind(trainer, batches, state.max_steps - state.stage_step, budget=limit is None)
+    if state.step == state.stage_step and not trainer.max_minutes:
+        rehearse(trainer, batches)
+    trainer.reporter.start(state.max_steps, state.step)
+    return limit
+
+
+def bind(trainer: Trainer, batches: Batches, total_steps: int, budget: bool = False) -> None:
+    """Tell the schedule how long an epoch and the whole run are."""
+    if trainer.parts.schedule is not None:
+        per_epoch = math.ceil(len(batches) / trainer.parts.accumulate)
+        trainer.parts.schedule.bind(max(1, per_epoch), total_steps, budget)
 
 
 def rehearse(trainer: Trainer, batches: Batches) -> None:
@@ -32,7 +66,7 @@ def rehearse(trainer: Trainer, batches: Batches) -> None:
     Raises:
         ResourceError: it does not fit.
     """
-    batch = batches.longest()
+    batch = batches.longest(1 if trainer.ranks is None else trainer.ranks.size)
     if batch is None:
         return
     buffers = {name: buffer.clone() for name, buffer in trainer.task.named_buffers()}
@@ -48,7 +82,7 @@ def rehearse(trainer: Trainer, batches: Batches) -> None:
             "the result is the same."
         ) from error
     finally:
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.parts.drop_gradients()
         for name, buffer in trainer.task.named_buffers():
             buffer.copy_(buffers[name])
 
@@ -68,19 +102,23 @@ def steps_that_fit(trainer: Trainer, batches: Batches, val_batches: Batches | No
     snapshot.restore(trainer, *before)
     left = 60 * trainer.max_minutes * _SHARE - (time.monotonic() - start) - eval_seconds
     every = trainer.eval_every or math.ceil(len(batches) / trainer.parts.accumulate)
-    return max(1, int(left / (step_seconds + eval_seconds / max(1, every))))
+    steps = max(1, int(left / (step_seconds + eval_seconds / max(1, every))))
+    return steps if trainer.ranks is None else int(trainer.ranks.share(steps))
 
 
 def _time_steps(trainer: Trainer, batches: Batches) -> float:
     """Seconds per step over the first batches, whose order is as random as any."""
     enough = min(_TIMED_SHARE * 60 * trainer.max_minutes, _TIMED_SECONDS)
-    scratch = Loop(trainer.parts, State(), Means())
+    ranks = trainer.ranks
+    scratch = Loop(trainer.parts, State(), Means(ranks), ranks=ranks)
     start = math.inf
     for step in scratch.steps(batches, None):
         if step == _WARM_UP:
             start = time.monotonic()
-        elif step >= _WARM_UP + _TIMED and time.monotonic() - start >= enough:
-            break
+        elif step >= _WARM_UP + _TIMED:
+            done = time.monotonic() - start >= enough
+            if done if ranks is None else ranks.share(done):
+                break
     float(scratch.means.log()["loss"])  # on a GPU, wait for the last step
     return (time.monotonic() - start) / (step - _WARM_UP)
 
@@ -89,5 +127,5 @@ def _time_evaluation(trainer: Trainer, val_batches: Batches | None) -> float:
     if val_batches is None:
         return 0.0
     start = time.monotonic()
-    trainer.eval_epoch(val_batches)
+    trainer.evaluate_once(val_batches)
     return time.monotonic() - start

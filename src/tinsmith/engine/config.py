@@ -57,7 +57,7 @@ class OptimizerConfig:
 
     def validate(self) -> None:
         check_choice("optimizer.name", self.name, OPTIMIZERS)
-        check(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "above 0, often 1e-4 to 1e-2")
+        check(0 < self.lr <= 1e6, "optimizer.lr", self.lr, "above 0, often 1e-4 to 1e-2")
         check(0 <= self.weight_decay < float("inf"), "optimizer.weight_decay", self.weight_decay, "0 or more")
 
 

@@ -7,45 +7,36 @@ integers: the epoch, and how many of its samples were consumed.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import random
 import signal
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from tinsmith.engine.interrupt import hold_signals
 from tinsmith.engine.seed import preserve_rng
-
-log = logging.getLogger(__name__)
+from tinsmith.errors import ConfigError
 
 Collate = Callable[[list[Any]], Any]
+Fetch = Callable[[Tensor, int, int], Any]  # indices, seed and epoch -> batch
 Counted = tuple[int, Any]  # how far the cursor moves, and the batch
 
 
 class Batches(Protocol):
-    """What the trainer reads: ``Loader`` and ``Replayed``."""
+    """What the trainer reads: ``Loader``, and ``Replayed`` for what has an order of its own."""
 
     def __len__(self) -> int: ...
-    def epoch(self, epoch: int, cursor: int = 0) -> Iterator[Counted]: ...
+    def epoch(self, epoch: int, cursor: int = 0, part: int = 0, parts: int = 1) -> Iterator[Counted]: ...
     def samples(self, epoch: int, cursor: int, count: int) -> list[int]: ...
-    def longest(self) -> Any: ...
+    def longest(self, parts: int = 1) -> Any: ...
 
 
 class BatchDataset(ABC):
@@ -89,8 +80,9 @@ class Loader:
     Args:
         dataset: a ``BatchDataset``, a ``TensorDataset`` (both read without Python per sample), or anything
             with ``__len__`` and ``__getitem__``. What its ``__getitem__`` draws from the global generators
-            (torch, numpy, random) is a function of (seed, epoch, index).
-        batch_size: samples in a batch.
+            (torch, numpy, random) is a function of (seed, epoch, index). Arrays larger than the memory:
+            ``TensorDataset(torch.from_numpy(np.load(path, mmap_mode="c")))``.
+        batch_size: samples in a batch; None: each is a batch already, and ``collate`` is not used.
         shuffle: a new order each epoch; else the data set's own.
         collate: list of samples -> batch; torch's ``default_collate`` if None.
         num_workers: processes that read ahead. The batches do not depend on it.
@@ -100,7 +92,7 @@ class Loader:
     def __init__(
         self,
         dataset: Any,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         *,
         shuffle: bool = False,
         seed: int = 0,
@@ -109,14 +101,15 @@ class Loader:
         num_workers: int = 0,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is not allowed: 1 or more")
         if len(dataset) == 0:
             raise ValueError("the data set is empty")
-        self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
+        self.ready_made = batch_size is None
+        self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size or 1, shuffle, seed
         self.drop_last, self.num_workers = drop_last, num_workers
         self.lengths = None if lengths is None else torch.as_tensor(lengths)
-        self._fetch = _fetcher(dataset, collate)
+        self._fetch = _fetcher(dataset, _first if self.ready_made else collate)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.dataset), self.batch_size)
@@ -133,27 +126,38 @@ class Loader:
             return sample_order(n, self.seed, epoch, self.lengths, self.batch_size)
         return torch.arange(n) if self.lengths is None else torch.argsort(self.lengths, stable=True)
 
-    def epoch(self, epoch: int, cursor: int = 0) -> Iterator[Counted]:
-        """The batches of ``epoch`` from sample ``cursor`` on, each with its number of samples."""
+    def epoch(self, epoch: int, cursor: int = 0, part: int = 0, parts: int = 1) -> Iterator[Counted]:
+        """The batches of ``epoch`` from sample ``cursor`` on, each with its number of samples.
+
+        Where ``parts`` processes share each batch, number ``part`` gets its piece, None if there are too few
+        samples; order, noise and the number told are those of the whole batch.
+
+        Raises:
+            ConfigError: several parts of batches that are ready-made.
+        """
+        if parts > 1 and self.ready_made:
+            raise ConfigError(
+                "batches that are made already cannot be shared among processes. Give their samples with a "
+                "batch size: a DataLoader with the standard sampler, or tinsmith's Loader."
+            )
         order = self.order(epoch)
-        end = len(self) * self.batch_size if self.drop_last else len(order)
-        chunks = [
-            order[i : i + self.batch_size] for i in range(cursor, min(end, len(order)), self.batch_size)
-        ]
-        if self.num_workers and chunks:
-            return self._from_workers(epoch, chunks)
-        return ((len(chunk), self._fetch(chunk, self.seed, epoch)) for chunk in chunks)
+        end = min(len(order), len(self) * self.batch_size)
+        whole = torch.split(order[cursor:end], self.batch_size) if cursor < end else ()
+        batches = _EpochBatches(self._fetch, whole, self.seed, epoch, part, parts)
+        if self.num_workers and whole:
+            return self._from_workers(batches)
+        return (batches[i] for i in range(len(batches)))
 
     def samples(self, epoch: int, cursor: int, count: int) -> list[int]:
         """The indices of the ``count`` samples from ``cursor`` on."""
         return [int(i) for i in self.order(epoch)[cursor : cursor + count]]
 
-    def _from_workers(self, epoch: int, chunks: list[Tensor]) -> Iterator[Counted]:
+    def _from_workers(self, batches: _EpochBatches) -> Iterator[Counted]:
         """Fresh workers each epoch; the loader's own generator keeps the global ones untouched."""
         loader: DataLoader[Counted] = DataLoader(
-            _Chunks(self._fetch, chunks, self.seed, epoch),  # type: ignore[arg-type]
+            batches,  # type: ignore[arg-type]
             batch_size=None,
-            num_workers=min(self.num_workers, len(chunks)),
+            num_workers=min(self.num_workers, len(batches)),
             generator=torch.Generator().manual_seed(0),
             collate_fn=_same,
             worker_init_fn=partial(_end_with, os.getpid()),
@@ -161,24 +165,35 @@ class Loader:
         with hold_signals():
             return iter(loader)
 
-    def longest(self) -> Any:
-        """The batch of the longest samples where lengths are known, else the first of epoch 0."""
-        if self.lengths is None:
-            return self._fetch(self.order(0)[: self.batch_size], self.seed, 0)
-        return self._fetch(torch.argsort(self.lengths, descending=True)[: self.batch_size], self.seed, 0)
+    def longest(self, parts: int = 1) -> Any:
+        """The batch of the longest samples where lengths are known, else the first of epoch 0.
+
+        Of several parts the first, which no other exceeds.
+        """
+        order = self.order(0) if self.lengths is None else torch.argsort(self.lengths, descending=True)
+        return self._fetch(order[: self.batch_size].tensor_split(parts)[0], self.seed, 0)
 
 
-class _Chunks:
-    """The chunks of an epoch as a data set, for torch's worker processes."""
+class _EpochBatches:
+    """The batches of an epoch by number; for torch's worker processes, a data set."""
 
-    def __init__(self, fetch: Any, chunks: list[Tensor], seed: int, epoch: int) -> None:
-        self.fetch, self.chunks, self.seed, self.epoch = fetch, chunks, seed, epoch
+    def __init__(
+        self, fetch: Fetch, whole: Sequence[Tensor], seed: int, epoch: int, part: int, parts: int
+    ) -> None:
+        self.fetch, self.whole, self.seed, self.epoch = fetch, whole, seed, epoch
+        self.part, self.parts = part, parts
 
     def __len__(self) -> int:
-        return len(self.chunks)
+        return len(self.whole)
 
     def __getitem__(self, i: int) -> Counted:
-        return len(self.chunks[i]), self.fetch(self.chunks[i], self.seed, self.epoch)
+        indices = self.whole[i]
+        count = indices.numel()
+        if self.parts > 1:
+            indices = indices.tensor_split(self.parts)[self.part]
+            if not indices.numel():
+                return count, None
+        return count, self.fetch(indices, self.seed, self.epoch)
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -200,12 +215,16 @@ def _same(batch: Any) -> Any:
     return batch
 
 
-def _fetcher(dataset: Any, collate: Collate | None) -> Callable[[Tensor, int, int], Any]:
+def _first(samples: list[Any]) -> Any:
+    return samples[0]
+
+
+def _fetcher(dataset: Any, collate: Collate | None) -> Fetch:
     if isinstance(dataset, BatchDataset):
         return _FetchBatch(dataset)
     if type(dataset) is TensorDataset and collate in (None, default_collate):
         return _FetchTensors(dataset)
-    if type(dataset) in (list, tuple):
+    if type(dataset) in (list, tuple) and collate in (None, default_collate, _first):
         return _FetchItems(dataset, collate or default_collate)
     return _FetchSamples(dataset, collate or default_collate)
 
@@ -219,17 +238,23 @@ class _FetchBatch:
 
 
 class _FetchTensors:
-    """One gather per tensor: what ``default_collate`` gives, without the samples."""
+    """One gather per tensor: what ``default_collate`` gives, without the samples.
+
+    ``index_select`` copies row by row, indexing number by number. But it wants indices where the tensor is,
+    and lacks some types in one dimension (uint16).
+    """
 
     def __init__(self, dataset: TensorDataset) -> None:
-        self.tensors = dataset.tensors
+        self.tensors = [(tensor, tensor.ndim > 1 and tensor.is_cpu) for tensor in dataset.tensors]
 
     def __call__(self, indices: Tensor, seed: int, epoch: int) -> list[Tensor]:
-        return [tensor[indices] for tensor in self.tensors]
+        return [
+            tensor.index_select(0, indices) if by_row else tensor[indices] for tensor, by_row in self.tensors
+        ]
 
 
 class _FetchItems:
-    """What lies in a list is there already: reading it draws nothing."""
+    """What lies in a list is there already: reading it draws nothing, nor do the collates that it is for."""
 
     def __init__(self, items: Sequence[Any], collate: Collate) -> None:
         self.items, self.collate = items, collate
@@ -239,7 +264,8 @@ class _FetchItems:
 
 
 class _FetchSamples:
-    """Samples one by one; what they draw is a function of (seed, epoch, index).
+    """Samples one by one. What they draw is a function of (seed, epoch, index), what ``collate`` draws one of
+    (seed, epoch, first index).
 
     Seeding for every sample would cost more than most samples do. So a batch is first read with the
     generators watched: only if one moved is it read again, seeded sample by sample, and so is every batch
@@ -253,18 +279,24 @@ class _FetchSamples:
         with preserve_rng():
             if not self.draws:
                 before = _fingerprint()
-                samples = [self.dataset[i] for i in indices.tolist()]
+                batch = self.collate([self.dataset[i] for i in indices.tolist()])
                 self.draws = _fingerprint() != before
-            if self.draws:
-                samples = [self._seeded(i, seed, epoch) for i in indices.tolist()]
+                if not self.draws:
+                    return batch
+            samples = [self._seeded(i, seed, epoch) for i in indices.tolist()]
+            _seed_all(derive_seed(seed, epoch, int(indices[0]), 1))
             return self.collate(samples)
 
     def _seeded(self, index: int, seed: int, epoch: int) -> Any:
-        value = derive_seed(seed, epoch, index)
-        torch.default_generator.manual_seed(value)
-        random.seed(value)
-        np.random.seed(value % 2**32)
+        _seed_all(derive_seed(seed, epoch, index))
         return self.dataset[index]
+
+
+def _seed_all(value: int) -> None:
+    """Seed the three global generators."""
+    torch.default_generator.manual_seed(value)
+    random.seed(value)
+    np.random.seed(value % 2**32)
 
 
 def _fingerprint() -> tuple[bytes, int, tuple[bytes, int]]:
@@ -274,133 +306,6 @@ def _fingerprint() -> tuple[bytes, int, tuple[bytes, int]]:
         torch.default_generator.get_state().numpy().tobytes(),
         hash(random.getstate()),
         (legacy["state"]["key"].tobytes(), legacy["state"]["pos"]),
-    )
-
-
-class Replayed:
-    """Batches of a loader that is not ours, replayed to the cursor, which counts batches.
-
-    Its generators are seeded from (seed, epoch) and kept apart from training's. What it keeps to itself
-    between epochs (a counter in a sampler, an open stream) cannot be restored.
-    """
-
-    def __init__(self, loader: Iterable[Any], seed: int = 0) -> None:
-        self.loader, self.seed = loader, seed
-
-    def __len__(self) -> int:
-        try:
-            return len(self.loader)  # type: ignore[arg-type]
-        except TypeError:
-            return 0  # an iterable without a length: the trainer then plans in epochs alone
-
-    def epoch(self, epoch: int, cursor: int = 0) -> Iterator[Counted]:
-        """The batches from number ``cursor`` on; the skipped ones are read and dropped."""
-        apart = _Apart(derive_seed(self.seed, epoch))
-        with apart, hold_signals():
-            self._start(epoch)
-            batches = iter(self.loader)
-        position = 0
-        while True:
-            with apart:
-                batch = next(batches, _END)
-            if batch is _END:
-                return
-            position += 1
-            if position > cursor:
-                yield 1, batch
-
-    def _start(self, epoch: int) -> None:
-        parts: list[Any] = [self.loader]
-        parts += [getattr(self.loader, name, None) for name in ("sampler", "dataset")]
-        for part in parts:
-            generator = getattr(part, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(derive_seed(self.seed, epoch))
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
-
-    def samples(self, epoch: int, cursor: int, count: int) -> list[int]:
-        """None: a loader of somebody else's does not tell them."""
-        return []
-
-    def longest(self) -> Any:
-        """The first batch: nothing is known of the others."""
-        return next((batch for _, batch in self.epoch(0)), None)
-
-
-_END = object()
-
-
-class _Apart:
-    """Global generators of the loader's own, swapped in while it works."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.state: dict[str, Any] | None = None
-
-    def __enter__(self) -> None:
-        from tinsmith.engine.seed import get_rng_state, set_rng_state, set_seed
-
-        self._outer = get_rng_state()
-        if self.state is None:
-            set_seed(self.seed % 2**32, deterministic=False)
-        else:
-            set_rng_state(self.state)
-
-    def __exit__(self, *exc: object) -> None:
-        from tinsmith.engine.seed import get_rng_state, set_rng_state
-
-        self.state = get_rng_state()
-        set_rng_state(self._outer)
-
-
-def as_batches(loader: Any, seed: int = 0) -> Batches:
-    """What the trainer can resume exactly, from what a user has.
-
-    A ``DataLoader`` with its standard sampler gets the engine's own order (same data set, batch size,
-    workers and collate); a list of batches is read in its order; anything else is replayed, with a
-    warning of what that cannot promise.
-    """
-    if isinstance(loader, (Loader, Replayed)):
-        return loader
-    if isinstance(loader, (list, tuple)):
-        return Loader(loader, 1, collate=_first)
-    if isinstance(loader, DataLoader) and _is_standard(loader):
-        single = loader.batch_sampler is None
-        shuffle = isinstance(loader.sampler, RandomSampler)
-        if shuffle:
-            log.info(
-                "the trainer shuffles the samples itself, so that a resume is exact (same data, same batches)"
-            )
-        return Loader(
-            loader.dataset,
-            1 if single else loader.batch_size or 1,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=loader.drop_last,
-            collate=_first if single else loader.collate_fn,
-            num_workers=loader.num_workers,
-        )
-    log.warning(
-        "%s has a sampler, batch sampler or stream of its own: a resume replays it to the cursor, which is "
-        "exact only if it draws from the global generators or its own torch generator and nothing else",
-        type(loader).__name__,
-    )
-    return Replayed(loader, seed)
-
-
-def _first(samples: list[Any]) -> Any:
-    return samples[0]
-
-
-def _is_standard(loader: DataLoader[Any]) -> bool:
-    sampler = loader.sampler
-    random_ok = type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None
-    return (
-        not isinstance(loader.dataset, IterableDataset)
-        and (type(sampler) is SequentialSampler or random_ok)
-        and (loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler)
-        and hasattr(loader.dataset, "__len__")
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from tinsmith.engine.loop import Window
 
 if TYPE_CHECKING:
     from tinsmith.engine.loop import Loop
+    from tinsmith.engine.ranks import Ranks
 
 _SHOWN = 16  # sample indices in a message
 
@@ -28,16 +30,19 @@ def _all_finite(tensor: Tensor) -> bool:
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
-def diagnose(loop: Loop, window: Window, trouble: str) -> str:
+def diagnose(loop: Loop, window: Window, trouble: str) -> tuple[str, bool]:
     """Run the batches of a step once more and describe what is wrong with it, in one line.
 
     Leaves gradients, buffers and generators changed: the guard undoes that.
+
+    Returns:
+        The line, and whether the place of the trouble was found (another process may know more).
     """
     state, samples = loop.state, window.source.samples(window.epoch, window.cursor, window.count)
     weights = not_finite(loop.parts.task.named_parameters())
-    inputs = list(_bad_inputs(window, samples))
+    inputs = list(_bad_inputs(window, samples, loop.ranks))
     places, again = _run_again(loop, window)
-    return " ".join(
+    line = " ".join(
         [
             f"{trouble} at step {state.step} (lr {loop.parts.lr():.3g}).",
             _first_bad(weights, inputs, places),
@@ -47,6 +52,7 @@ def diagnose(loop: Loop, window: Window, trouble: str) -> str:
             _advice(weights, inputs),
         ]
     )
+    return line, bool(weights or inputs or places)
 
 
 def _first_bad(weights: list[str], inputs: list[str], places: list[str]) -> str:
@@ -69,16 +75,19 @@ def _advice(weights: list[str], inputs: list[str]) -> str:
     return "Try a tenth of the learning rate or a smaller grad_clip, or go on with on_nonfinite=skip."
 
 
-def _bad_inputs(window: Window, samples: list[int]) -> Iterator[str]:
+def _bad_inputs(window: Window, samples: list[int], ranks: Ranks | None) -> Iterator[str]:
     """The tensors of the batches that are not finite, with the samples where rows are samples."""
     start = 0
     for batch, count in zip(window.batches, window.counts, strict=True):
+        mine = torch.tensor(samples[start : start + count])
+        if ranks is not None:
+            mine = mine.tensor_split(ranks.size)[ranks.rank]
         for name, tensor in _tensors(batch, ""):
             if _all_finite(tensor):
                 continue
-            if samples and tensor.ndim and len(tensor) == count:
+            if samples and tensor.ndim and len(tensor) == len(mine):
                 rows = (~tensor.isfinite()).flatten(1).any(1) if tensor.ndim > 1 else ~tensor.isfinite()
-                which = [str(samples[start + row]) for row in rows.nonzero()[:3, 0].tolist()]
+                which = [str(int(mine[row])) for row in rows.nonzero()[:3, 0].tolist()]
                 yield f"{name} of {'sample' if len(which) == 1 else 'samples'} {', '.join(which)}"
             else:
                 yield name

@@ -86,7 +86,7 @@ class Guard:
 
     def undo(self, loop: Loop) -> None:
         """As if the step's forward and backward had not been."""
-        loop.parts.optimizer.zero_grad(set_to_none=True)
+        loop.parts.drop_gradients()
         assert self._generator is not None
         assert self._buffers is not None
         self._generator.set_state(self._noise)
@@ -103,9 +103,10 @@ class Guard:
 
     def spike(self, loop: Loop, window: Window) -> str:
         """Note a finite loss; what to say if it leaps and that is not to be ignored."""
-        if not window.losses:
+        if not window.losses and window.shared_loss is None:
             return ""  # on a GPU they are read only for a rollback
-        loss = window.losses[0] if len(window.losses) == 1 else window.mean_loss()
+        alone = len(window.losses) == 1 and window.shared_loss is None
+        loss = window.losses[0] if alone else window.mean_loss()
         first, self._in_spike = not self._in_spike, loss > self._limit
         if self._in_spike:
             what = (
@@ -130,7 +131,10 @@ class Guard:
             DivergedError: the policy is to stop, or the others have been tried often enough.
         """
         self.undo(loop)
-        message = diagnose(loop, window, trouble)
+        message, found = diagnose(loop, window, trouble)
+        if loop.ranks is not None:  # the first of those who found something
+            messages = loop.ranks.gather([message, found])
+            message = next((text for text, found in messages if found), message)
         self.undo(loop)
         if policy == "stop":
             raise DivergedError(message)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tinsmith.engine.config import OPTIMIZERS, check_choice
+from tinsmith.engine.lean import LeanAdam, is_watched, without_compiler
 from tinsmith.engine.muon import Muon
 from tinsmith.errors import ConfigError, did_you_mean
 
@@ -65,11 +66,22 @@ def get_optimizer(
     if not any(kinds.values()):
         raise ConfigError("the model has no parameter that requires a gradient: nothing to optimise.")
     sparse_lr = options.pop("sparse_lr", lr)
-    parts = _dense_parts(kinds, optimizer_type, lr, weight_decay, options)
-    if kinds["sparse"]:
-        adam = {name: options[name] for name in _ADAM & options.keys()}
-        parts.append(RowAdam([_group("sparse", kinds["sparse"])], lr=sparse_lr, **adam))
-    return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+    with without_compiler():
+        parts = _dense_parts(kinds, optimizer_type, lr, weight_decay, options)
+        if kinds["sparse"]:
+            adam = {name: options[name] for name in _ADAM & options.keys()}
+            parts.append(RowAdam([_group("sparse", kinds["sparse"])], lr=sparse_lr, **adam))
+        return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+
+
+def stepper(optimizer: Optimizer) -> Callable[[], Any]:
+    """What takes an optimiser's step: its own, or one that does the same with less around it."""
+    if isinstance(optimizer, CombinedOptimizer):
+        steps = [stepper(part) for part in optimizer.parts]
+        return lambda: optimizer.step() if is_watched(optimizer) else [step() for step in steps]
+    if isinstance(optimizer, torch.optim.Adam) and type(optimizer) in (torch.optim.Adam, torch.optim.AdamW):
+        return LeanAdam(optimizer)
+    return lambda: optimizer.step()
 
 
 def _check_options(kind: str, options: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ class Saver:
     The best weights are copied when they are found and written before the next checkpoint: a run that is
     killed in between finds them again, since it takes the same steps again. What is large is copied and
     written by a thread while the training goes on: one at a time, and its error is raised at the next step.
+    Of several processes rank 0 writes, at once, and the others tell it what only they know.
     """
 
     def __init__(self, root: Path, seconds: float, keep: int) -> None:
@@ -52,7 +53,14 @@ class Saver:
         """Copy the trainer's state as the best so far."""
         trainer.guard.check_weights(trainer.loop)
         self._written = -1
-        self._best = _Job(trainer.state.step, *capture(trainer, trainer.state.best_metric, clone=True))
+        ranks = trainer.ranks
+        writes = ranks is None or ranks.first
+        parts, values = capture(trainer, trainer.state.best_metric, clone=writes)
+        self._best = _Job(trainer.state.step, parts, values) if writes else None
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() - self._last >= self.seconds
 
     def maybe_save(self, trainer: Trainer) -> None:
         """Save if it is time, in the background if it is much.
@@ -60,9 +68,13 @@ class Saver:
         Raises:
             ResourceError: this save, or the one in the background, failed.
         """
+        if trainer.ranks is not None:
+            if trainer.ranks.agreed.get("save"):
+                self.save(trainer)
+            return
         if self._thread is not None and not self._thread.is_alive():
             self.wait(trainer)
-        if time.monotonic() - self._last >= self.seconds and self._thread is None:
+        if self.due() and self._thread is None:
             self.save(trainer, background=True)
 
     def save(self, trainer: Trainer, background: bool = False) -> None:
@@ -83,9 +95,12 @@ class Saver:
             if trainer.guard.check_weights(trainer.loop):
                 parts, values = capture(trainer, best_here)
             try:
-                self._write([*jobs, _Job(state.step, parts, values)], state.run_id)
+                if trainer.ranks is None or trainer.ranks.first:
+                    self._write([*jobs, _Job(state.step, parts, values)], state.run_id)
             finally:
                 self._forget_written_best()
+            if trainer.ranks is not None:
+                trainer.ranks.share()  # nobody leaves before it is written
 
     def wait(self, trainer: Trainer) -> None:
         """Until nothing is being written.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -140,7 +141,10 @@ def _get_flags() -> tuple[bool, ...]:
 
 def _set_flags(flags: tuple[bool, ...]) -> None:
     enabled, warn_only, fill, cudnn_deterministic, cudnn_benchmark = flags
-    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    if "torch._dynamo" in sys.modules or "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    else:  # which would load the compiler to tell it too
+        torch._C._set_deterministic_algorithms(enabled, warn_only=warn_only)
     torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = cudnn_deterministic
     torch.backends.cudnn.benchmark = cudnn_benchmark

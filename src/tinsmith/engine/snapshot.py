@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import time
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from tinsmith.engine import checkpoint
 from tinsmith.engine.checkpoint import Parts
-from tinsmith.engine.data import to_device
-from tinsmith.engine.seed import get_rng_state, set_rng_state
+from tinsmith.engine.data import derive_seed, to_device
+from tinsmith.engine.lean import without_compiler
+from tinsmith.engine.seed import get_rng_state, set_rng_state, set_seed
 from tinsmith.engine.state import (
     State,
     compare_environment,
@@ -42,10 +44,14 @@ def capture(
         clone: copy the tensors, so that training may go on before they are written.
     """
     parts, loop = trainer.parts, trainer.loop
-    optimizer, optimizer_tree = flatten(trainer.optimizer.state_dict())
+    with without_compiler():
+        optimizer, optimizer_tree = flatten(trainer.optimizer.state_dict())
+    rng = get_rng_state()
+    others = [] if trainer.ranks is None else trainer.ranks.gather_tree(rng)[1:]
     extra, extra_tree = flatten(
         {
-            "rng": get_rng_state(),
+            "rng": rng,
+            "rng_of_ranks": others,  # from 1 on
             "carry": loop.carry,
             "scheduler": None if trainer.scheduler is None else _plain(trainer.scheduler.state_dict()),
             "scaler": None if parts.scaler is None else parts.scaler.state_dict(),
@@ -94,7 +100,8 @@ def restore(trainer: Trainer, tensors: Parts, state: dict[str, Any]) -> None:
     """
     parts, loop = trainer.parts, trainer.loop
     load_weights(trainer.task, tensors["model"])
-    trainer.optimizer.load_state_dict(unflatten(tensors["optimizer"], state["optimizer"]))
+    with without_compiler():
+        trainer.optimizer.load_state_dict(unflatten(tensors["optimizer"], state["optimizer"]))
     extra = unflatten(tensors.get("extra", {}), state["extra"])
     if trainer.scheduler is not None and extra["scheduler"] is not None:
         trainer.scheduler.load_state_dict(extra["scheduler"])
@@ -113,7 +120,18 @@ def restore(trainer: Trainer, tensors: Parts, state: dict[str, Any]) -> None:
     trainer.epoch_means = from_jsonable(state.get("epoch_means", {}))
     trainer.reporter.last = from_jsonable(state.get("last_record", {}))
     trainer.state.take_over(State.from_json(state))
-    set_rng_state(extra["rng"])
+    generators = [extra["rng"], *extra.get("rng_of_ranks", [])]
+    rank = 0 if trainer.ranks is None else trainer.ranks.rank
+    if rank < len(generators):
+        set_rng_state(generators[rank])
+    else:
+        seed_rank(trainer.seed, rank)
+
+
+def seed_rank(seed: int, rank: int) -> None:
+    """Give a process noise of its own; rank 0 keeps that of a process alone."""
+    if rank:
+        set_seed(derive_seed(seed, rank), deterministic=False)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -140,16 +158,18 @@ def save(trainer: Trainer, path: Path) -> None:
     """A checkpoint folder at ``path``, or with ``.pt`` one file of the plain dict for exchange."""
     trainer.guard.check_weights(trainer.loop)
     best = trainer.state.best_metric if trainer.state.best_step == trainer.state.step else None
+    tensors, state = capture(trainer, best)
+    if trainer.ranks is not None and not trainer.ranks.first:
+        return
     if path.suffix == ".pt":
-        _save_exchange(trainer, path)
+        _save_exchange(trainer, path, tensors, state)
     else:
-        checkpoint.write_checkpoint(path, *capture(trainer, best))
+        checkpoint.write_checkpoint(path, tensors, state)
 
 
-def _save_exchange(trainer: Trainer, path: Path) -> None:
+def _save_exchange(trainer: Trainer, path: Path, tensors: Parts, state: dict[str, Any]) -> None:
     from tinsmith.durable import publish
 
-    tensors, state = capture(trainer)
     plain = {
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
@@ -200,7 +220,7 @@ def _load_exchange(path: Path) -> tuple[Parts, dict[str, Any]]:
 
 def load_newest(trainer: Trainer, root: Path, strict: bool = False) -> bool:
     """Restore from the newest whole checkpoint under ``root``; False if there is none."""
-    newest = checkpoint.read_newest(root)
+    newest = _read_newest(trainer, root)
     if newest is None:
         return False
     path, tensors, state = newest
@@ -208,6 +228,19 @@ def load_newest(trainer: Trainer, root: Path, strict: bool = False) -> bool:
     restore(trainer, tensors, state)
     log.info("resumed from %s (step %d)", path, trainer.state.step)
     return True
+
+
+def _read_newest(trainer: Trainer, root: Path) -> tuple[Path, Parts, dict[str, Any]] | None:
+    """The newest whole checkpoint; of several processes rank 0 reads, since the others may be elsewhere."""
+    ranks = trainer.ranks
+    newest = checkpoint.read_newest(root) if ranks is None or ranks.first else None
+    if ranks is None:
+        return newest
+    told = ranks.share(None if newest is None else [str(newest[0]), json.dumps(newest[2])])
+    if told is None:
+        return None
+    tensors = ranks.share_parts(None if newest is None else newest[1])
+    return Path(told[0]), tensors, json.loads(told[1])
 
 
 def copy_tensors(parts: Parts, buffers: dict[str, Tensor] | None = None) -> Parts:

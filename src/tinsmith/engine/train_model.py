@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinsmith.engine.data import as_batches
 from tinsmith.engine.optim import get_optimizer
+from tinsmith.engine.replay import as_batches
 from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.state import History
 from tinsmith.engine.supervised import split_batch

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tinsmith.engine import budget, snapshot
 from tinsmith.engine.contract import Mode, Task
-from tinsmith.engine.data import Batches, as_batches, to_device
+from tinsmith.engine.data import Batches, to_device
 from tinsmith.engine.device import autocast, get_device, resolve_precision
 from tinsmith.engine.ema import EMA
 from tinsmith.engine.guard import Guard
 from tinsmith.engine.interrupt import stop_on_signals
 from tinsmith.engine.loop import Loop, Parts
 from tinsmith.engine.optim import get_optimizer
+from tinsmith.engine.replay import as_batches
 from tinsmith.engine.reporting import Hook, Reporter
 from tinsmith.engine.resources import ResourceMonitor
 from tinsmith.engine.saver import Saver
@@ -33,6 +33,9 @@ from tinsmith.engine.stopping import EarlyStopping
 from tinsmith.engine.supervised import SupervisedTask
 from tinsmith.engine.window import Means
 from tinsmith.errors import ConfigError, DivergedError, ResourceError
+
+if TYPE_CHECKING:
+    from tinsmith.engine.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,8 @@ class Trainer:
         deterministic: torch's deterministic algorithms while training.
         monitor: watches the machine, and is closed at the end of ``fit``.
         progress: show a live line on a terminal, one line per log interval elsewhere.
+        ranks: the processes that train together, each with its part of every batch; all of them call the
+            same methods in the same order.
 
     Raises:
         ConfigError: a setting that is not allowed.
@@ -97,10 +102,12 @@ class Trainer:
         deterministic: bool = True,
         monitor: ResourceMonitor | None = None,
         progress: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
         if accumulate < 1 or log_every < 1:
             raise ConfigError(f"accumulate={accumulate} and log_every={log_every} must be 1 or more")
-        self.device = get_device(device)
+        self.ranks = ranks
+        self.device = get_device(device if ranks is None else ranks.device)
         self.task: Task = (
             model if isinstance(model, Task) else SupervisedTask(model, loss_fn, metrics, task_type)
         )
@@ -123,17 +130,27 @@ class Trainer:
         )
         self.seed, self.deterministic = seed, deterministic
         self.max_steps, self.max_minutes, self.eval_every = max_steps, max_minutes, eval_every
-        self.reporter, self.monitor = Reporter(log_every, progress), monitor
+        self.reporter = Reporter(log_every, progress and (ranks is None or ranks.first))
+        self.monitor = monitor
         self.state = State()
         self.guard = Guard(on_nonfinite, on_spike, spike_factor)
         if self.parts.scaler is not None and on_spike == "rollback":
             raise ConfigError("on_spike=rollback is not for fp16 on a GPU: its scale leaps. Use bf16.")
-        self.loop = Loop(self.parts, self.state, Means(), self.guard)
+        self.loop = Loop(self.parts, self.state, Means(ranks), self.guard, ranks)
         self.early_stopping: EarlyStopping | None = None
         self.metrics: dict[str, float] = {}
         self.saver = Saver(Path(checkpoint_dir), save_seconds, keep_checkpoints) if checkpoint_dir else None
         self.stop_requested = False
+        self._signals: list[str] = []  # caught while fitting
         self.epoch_means: dict[str, float] = {}
+        if ranks is not None:
+            ranks.share_weights(self.task)
+            snapshot.seed_rank(seed, ranks.rank)
+            ranks.wishes = {
+                "stop": lambda: self.stop_requested,
+                "interrupt": lambda: bool(self._signals),
+                "save": self._is_save_due,
+            }
 
     # ---- what a user calls --------------------------------------------------------------------------
 
@@ -177,23 +194,24 @@ class Trainer:
         if resume and self.saver is not None and self.state.step == 0:
             snapshot.load_newest(self, self.saver.root)
         start = time.monotonic() - self.state.seconds
-        with self._session(), stop_on_signals(self.stop) as caught:
-            limit = self._plan(batches, val_batches, epochs)
+        with self._session(), stop_on_signals(self.stop) as self._signals:
+            limit = budget.plan(self, batches, val_batches, epochs)
             if self.early_stopping is None or not self.early_stopping.stopped:
                 try:
                     self._run(batches, val_batches, limit, monitor, mode, start)
                 except DivergedError:
                     self._save_before_the_end()
                     raise
-        if caught:
+        if self._signals or (self.ranks is not None and self.ranks.agreed.get("interrupt")):
+            name = self._signals[0] if self._signals else "a signal to another process"
             saved = f" A checkpoint is in {self.saver.root}." if self.saver is not None else ""
-            raise KeyboardInterrupt(f"{caught[0]} at step {self.state.step}.{saved}")
+            raise KeyboardInterrupt(f"{name} at step {self.state.step}.{saved}")
         return self.state.history
 
     def train_epoch(self, loader: Any) -> dict[str, float]:
         """Train on the rest of the epoch under way; the means of its loss and metrics."""
         batches = as_batches(loader, self.seed)
-        self._bind(batches, 0)
+        budget.bind(self, batches, 0)
         with deterministic_algorithms(self.deterministic):
             for _ in self.loop.steps(batches, self.state.epoch + 1):
                 self.reporter.step(self.loop)
@@ -253,37 +271,7 @@ class Trainer:
 
         return plot_learning_rate(self.state.history, path)
 
-    # ---- planning -----------------------------------------------------------------------------------
-
-    def _plan(self, batches: Batches, val_batches: Batches | None, epochs: int) -> int | None:
-        """Fix the number of steps; returns the epochs to stop at, or None where steps decide."""
-        state = self.state
-        per_epoch = math.ceil(len(batches) / self.parts.accumulate)
-        plan = f"{self.max_minutes} min" if self.max_minutes else f"{self.max_steps} steps"
-        if self.max_minutes or self.max_steps:
-            limit = None
-            if state.max_steps_of != plan:
-                state.max_steps = self.max_steps
-                state.max_steps_of = plan
-            if self.max_minutes and not state.max_steps:
-                self._bind(batches, per_epoch)  # a first guess, so that the timed steps are real ones
-                state.max_steps = budget.steps_that_fit(self, batches, val_batches)
-                log.info("%d steps fit into %.3g minutes", state.max_steps, self.max_minutes)
-        else:
-            limit = state.stage_epoch + epochs
-            state.max_steps = (
-                state.stage_step + per_epoch * epochs if per_epoch else 0
-            )  # 0: of unknown length
-        self._bind(batches, state.max_steps - state.stage_step, budget=limit is None)
-        if state.step == state.stage_step and not self.max_minutes:
-            budget.rehearse(self, batches)
-        self.reporter.start(state.max_steps, state.step)
-        return limit
-
-    def _bind(self, batches: Batches, total_steps: int, budget: bool = False) -> None:
-        if self.parts.schedule is not None:
-            per_epoch = math.ceil(len(batches) / self.parts.accumulate)
-            self.parts.schedule.bind(max(1, per_epoch), total_steps, budget)
+    # ---- running ------------------------------------------------------------------------------------
 
     def _monitor(self, name: str | None, minimize: bool, val_batches: Batches | None) -> tuple[str, Mode]:
         if val_batches is None:
@@ -291,8 +279,6 @@ class Trainer:
         if name is None:
             return self.task.monitor
         return name, "min" if minimize else "max"
-
-    # ---- running ------------------------------------------------------------------------------------
 
     def _run(
         self,
@@ -321,15 +307,29 @@ class Trainer:
                 break
             if loop.epoch_done and self.scheduler is not None and self.parts.schedule is None:
                 self._step_torch_scheduler()
-            if self.stop_requested:
+            if self._should_stop():
                 break
             if self.saver is not None and not at_end:
                 self.saver.maybe_save(self)
             before = time.monotonic()
         state.seconds = time.monotonic() - start
-        state.finished = not self.stop_requested
+        state.finished = not self._should_stop()
         if self.saver is not None and state.step != saved:
             self.saver.save(self)
+
+    def _should_stop(self) -> bool:
+        """Whether to end after this step; several processes have agreed on that in it."""
+        return self.stop_requested if self.ranks is None else self.ranks.agreed.get("stop", False)
+
+    def _is_save_due(self) -> bool:
+        return self.saver is not None and self.ranks is not None and self.ranks.first and self.saver.due()
+
+    def evaluate_once(self, batches: Batches) -> dict[str, float]:
+        """``eval_epoch``; of several processes rank 0 does it for all."""
+        if self.ranks is None:
+            return self.eval_epoch(batches)
+        metrics: dict[str, float] = self.ranks.share(self.eval_epoch(batches) if self.ranks.first else None)
+        return metrics
 
     def _save_before_the_end(self) -> None:
         """Keep the boundary before the step that ends the run, if its weights are worth keeping."""
@@ -348,7 +348,7 @@ class Trainer:
         }
         row["train_loss"] = self.epoch_means.get("loss", self.reporter.last.get("loss"))
         if val_batches is not None:
-            self.metrics = self.eval_epoch(val_batches)
+            self.metrics = self.evaluate_once(val_batches)
             row |= {f"val_{name}": value for name, value in self.metrics.items()}
             self.reporter.evaluation(self.loop, self.metrics)
         else:
@@ -361,7 +361,10 @@ class Trainer:
             self.saver.remember_best(self)
         if self.parts.schedule is not None:
             self.parts.schedule.observe(value)
-        if self.early_stopping is None or not self.early_stopping(value):
+        if self.early_stopping is None:
+            return False
+        stops = self.early_stopping(value)
+        if not (stops if self.ranks is None else self.ranks.share(stops)):  # it may go by the clock
             return False
         log.info("stopped early at step %d: %s", state.step, self.early_stopping.reason)
         return True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tinsmith.engine.contract import StepOutput
+
+if TYPE_CHECKING:
+    from tinsmith.engine.ranks import Ranks
 
 
 class Means:
@@ -15,9 +18,11 @@ class Means:
 
     A batch costs a list append: its tensors are read (one synchronisation on a GPU) at a log line, at an
     epoch's end, or when a checkpoint is made. The sums are Python floats, so that they survive JSON exactly.
+    Where several processes share the batches, reading is something that all of them do at the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks
         self._pending: list[tuple[Tensor, Tensor | float, dict[str, Tensor]]] = []
         self._window: list[dict[str, float]] = []  # read rows, "weight" among their keys
         self._epoch: dict[str, list[float]] = {}  # name -> [sum of value * weight, sum of weight]
@@ -43,13 +48,16 @@ class Means:
         return means
 
     def _read(self) -> None:
-        if not self._pending:
-            return
-        losses = torch.stack([loss.float() for loss, _, _ in self._pending]).tolist()
-        for loss, (_, weight, metrics) in zip(losses, self._pending, strict=True):
-            row = {name: float(value) for name, value in metrics.items()}
-            self._window.append({"loss": loss, **row, "weight": float(weight)})
+        rows = []
+        if self._pending:
+            losses = torch.stack([loss.float() for loss, _, _ in self._pending]).tolist()
+            for loss, (_, weight, metrics) in zip(losses, self._pending, strict=True):
+                row = {name: float(value) for name, value in metrics.items()}
+                rows.append({"loss": loss, **row, "weight": float(weight)})
         self._pending = []
+        if self._ranks is not None:
+            rows = [row for some in self._ranks.gather(rows) for row in some]
+        self._window += rows
 
     def state_dict(self) -> dict[str, Any]:
         """What JSON can hold."""
