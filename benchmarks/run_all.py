@@ -40,8 +40,8 @@ def main() -> int:
         if trained is not None:
             results += [run("codec_speed", str(trained)), run("codec_sts", str(trained))]
         if args.hour:
-            hour = ["--minutes", "60", "--more-data", "--runs", args.runs, "preset=deep"]
-            results.append(run("codec_quality", *hour))
+            hour = ["--minutes", "60", "--more-data", "--twice", "tatoeba", "--twice", "dialogue"]
+            results.append(run("codec_quality", *hour, "--runs", args.runs, "preset=deep"))
     else:
         print("skipped: the codec's quality, speed and STS; set TINSMITH_DATA to the folder of real data")
     rows = [{"benchmark": result["benchmark"], **bar} for result in results for bar in result["bars"]]

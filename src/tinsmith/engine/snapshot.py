@@ -35,13 +35,17 @@ log = logging.getLogger(__name__)
 
 
 def capture(
-    trainer: Trainer, best_here: float | None = None, clone: bool = False
+    trainer: Trainer,
+    best_here: float | None = None,
+    clone: bool = False,
+    buffers: dict[str, Tensor] | None = None,
 ) -> tuple[Parts, dict[str, Any]]:
     """Everything that an exact resume needs: tensors by file, and what JSON holds.
 
     Args:
         best_here: the watched metric, if these are the best weights so far.
         clone: copy the tensors, so that training may go on before they are written.
+        buffers: what the copies are written over, where they fit.
     """
     parts, loop = trainer.parts, trainer.loop
     with without_compiler():
@@ -66,7 +70,7 @@ def capture(
         averaged = parts.ema.state_dict()
         tensors["ema"], ema = averaged["shadow"], averaged["updates"]
     if clone:
-        tensors = copy_tensors(tensors)
+        tensors = copy_tensors(tensors, buffers)
     state = {
         **trainer.state.to_json(),
         "metrics": to_jsonable(trainer.metrics),
