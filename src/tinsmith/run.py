@@ -337,8 +337,7 @@ def _load_best(run: Assembled) -> None:
     if best is None:
         return
     parts, _ = checkpoint.read_checkpoint(best)
-    weights = {**parts["model"], **parts.get("ema", {})}
-    snapshot.load_weights(run.task, weights)
+    snapshot.load_weights(run.task, snapshot.averaged_weights(parts))
 
 
 def _dry_run(run: Assembled) -> int:

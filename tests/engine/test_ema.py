@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from tinsmith.engine.checkpoint import read_checkpoint, write_checkpoint
 from tinsmith.engine.ema import EMA
+from tinsmith.engine.snapshot import averaged_weights
 
 
 def net() -> nn.Module:
@@ -110,6 +112,32 @@ def test_resume_is_exact():
     resumed.update()
     assert same(resumed.state_dict()["shadow"], ema.state_dict()["shadow"])
     assert resumed.updates == 4
+
+
+def test_tables_that_are_not_saved_are_left_alone():
+    model = net()
+    model.register_buffer("table", torch.ones(3), persistent=False)
+    ema = EMA(model, 0.5)
+    jolt(model)
+    model.table += 1
+    ema.update()
+    assert ema.state_dict()["shadow"].keys() < model.state_dict().keys()
+    with ema.swap():
+        assert model.table.tolist() == [2, 2, 2]
+
+
+def test_the_average_of_a_tied_weight_stands_under_each_of_its_names(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    ema = EMA(model, 0.5)
+    jolt(model)
+    ema.update()
+    parts = {"model": model.state_dict(), "ema": ema.state_dict()["shadow"]}
+    write_checkpoint(tmp_path / "c", parts, {})
+    weights = averaged_weights(read_checkpoint(tmp_path / "c")[0])
+    with ema.swap():
+        assert same(weights, model.state_dict())
+    assert not weights["1.weight"].equal(model[1].weight)
 
 
 def test_a_state_of_another_model_is_refused():

@@ -32,12 +32,13 @@ class EMA:
         self.updates = 0
         self._params: list[Tensor] = [p for p in module.parameters() if p.is_floating_point()]
         self._num_params = len(self._params)
+        self._saved = set(module.state_dict())  # other buffers are tables, made anew at each start
         self._shadow = [t.detach().clone() for _, t in self._named()]
 
     def _named(self) -> list[tuple[str, Tensor]]:
         """Floating-point parameters, then buffers. Read anew: ``module.to()`` replaces buffers."""
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        return [(name, t) for name, t in named if t.is_floating_point()]
+        return [(name, t) for name, t in named if t.is_floating_point() and name in self._saved]
 
     @torch.no_grad()
     def update(self) -> None:

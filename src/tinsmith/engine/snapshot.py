@@ -138,6 +138,13 @@ def seed_rank(seed: int, rank: int) -> None:
         set_seed(derive_seed(seed, rank), deterministic=False)
 
 
+def averaged_weights(parts: Parts) -> dict[str, Tensor]:
+    """The weights of a checkpoint, averaged where there is an average; a tied one under each of its names."""
+    model = parts["model"]
+    averaged = {id(model[name]): tensor for name, tensor in parts.get("ema", {}).items()}
+    return {name: averaged.get(id(tensor), tensor) for name, tensor in model.items()}
+
+
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load named weights into a module.
 
