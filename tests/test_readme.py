@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinsmith.cli import main
@@ -19,8 +20,22 @@ SENTENCES = [
     "iron cups and pots",
     "her new house",
 ]
-# A reader's run takes minutes; here each command is the same but for the size of its run.
-TINY = ["trainer.max_steps=2", "trainer.max_minutes=0", "model.dim=8", "model.dilations=[1]", "device=cpu"]
+# A reader's run takes minutes; here each command is the same but for the size of its run and the teacher.
+COMMON = [
+    "trainer.max_steps=2",
+    "trainer.max_minutes=0",
+    "device=cpu",
+    "teacher.name=teacher",
+    "data.valid_share=0.2",
+    "data.test_share=0.2",
+]
+TINY = {
+    "codec": ["model.dim=8", "model.dilations=[1]"],
+    "lattice": [
+        *("model.size=[3,2,2]", "model.steps=3", "model.channels=2", "model.bottleneck=4"),
+        *("data.max_samples=40", "dialogue_data.max_pairs=40"),
+    ],
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -43,7 +58,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_model(tmp_path / "teacher", "bert")
     rows = [{"text": f"{text} {other}"} for text in SENTENCES for other in SENTENCES]
     (tmp_path / "sentences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES), "utf-8")
+    for name in ("sentences.txt", "questions.txt"):
+        (tmp_path / name).write_text("\n".join(SENTENCES), "utf-8")
+    pairs = "".join(f"{text} {other},{other} {text}\n" for text in SENTENCES for other in SENTENCES)
+    (tmp_path / "pairs.csv").write_text(f"question,answer\n{pairs}", "utf-8")
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((60, 32), np.float32))
     (tmp_path / "my.yaml").write_text("trainer:\n  epochs: 2\n", "utf-8")
     return tmp_path
 
@@ -55,10 +74,8 @@ def test_commands_run(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -
     for line in lines:
         words = shlex.split(line.rpartition("| ")[2], comments=True)[1:]
         if words[0] == "train":
-            data = (
-                [] if any(word.startswith("data.path=") for word in words) else ["data.path=sentences.jsonl"]
-            )
-            words += [*TINY, *data, "teacher.name=teacher", "data.valid_share=0.2", "data.test_share=0.2"]
+            given = any(word.startswith("data.path=") for word in words)
+            words += [*TINY[words[1]], *COMMON, *([] if given else ["data.path=sentences.jsonl"])]
         if words[0] == "eval" and "--require" in words:
             words[words.index("--require") + 1] = "cosine>=-1"
         if "| tinsmith" in line:
@@ -70,13 +87,7 @@ def test_commands_run(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_python_runs(here: Path) -> None:
     first, second = blocks(ROOT / "README.md", "python")
     exec(first, {})  # the README's own text
-    settings = [
-        "data.path=sentences.jsonl",
-        "teacher.name=teacher",
-        "data.valid_share=0.2",
-        "data.test_share=0.2",
-    ]
-    assert main(["train", "codec", *TINY, *settings]) == 0
+    assert main(["train", "codec", *TINY["codec"], *COMMON, "data.path=sentences.jsonl"]) == 0
     exec(second, {})
 
 

@@ -56,7 +56,7 @@ class Assembled:
 def train(family: str, cfg: Any, make_folder: Callable[[], Path], dry_run: bool = False) -> int:
     """Train a new run; returns the exit code.
 
-    ``make_folder`` is called once the data are there: a mistake in them leaves nothing behind.
+    ``make_folder`` is called once data and model are there: a mistake in them leaves nothing behind.
     """
     with _joined(cfg) as ranks, _log_file(make_folder) as open_folder:
         run = _assemble(family, cfg, open_folder, ranks=ranks)
@@ -150,12 +150,12 @@ def _assemble(
     if cfg.curriculum:
         cfg = stage_config(family, cfg, cfg.curriculum[stage])
     data = family.build_data(cfg)
+    set_seed(cfg.seed, cfg.trainer.deterministic)  # whatever building the data drew
+    task = family.build_task(cfg, family.build_model(cfg, data.spec), data)
     if ranks is None:
         folder = open_folder()
     else:  # the others know its name and leave it alone
         folder = Path(ranks.share(str(open_folder()) if ranks.first else None))
-    set_seed(cfg.seed, cfg.trainer.deterministic)  # whatever building the data drew
-    task = family.build_task(cfg, family.build_model(cfg, data.spec), data)
     trainer = build_trainer(cfg, task, folder / "checkpoints", ranks)
     if ranks is None or ranks.first:
         trainer.monitor = ResourceMonitor(**asdict(cfg.resources), path=folder / "resources.jsonl")

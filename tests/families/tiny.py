@@ -49,6 +49,32 @@ def codec_first_loss(task: Any, batch: Any) -> float:
     return float((w.cos + w.static) * (1 - torch.stack(cosines).mean()))
 
 
+def lattice(folder: Path) -> list[str]:
+    """Vectors of both modes, from a tiny teacher: the sentences of the codec, and pairs made of them."""
+    words = codec(folder)[:-4]
+    rows = [{"question": text, "answer": " ".join(reversed(text.split()))} for text in sentences(136)[96:]]
+    pairs = folder / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    words += ["mode=mixed", f"dialogue_data.source_file={pairs}", "data.valid_share=0.2"]
+    sizes = ["model.size=[3,2,2]", "model.steps=3", "model.channels=4", "model.bottleneck=2"]
+    return [*words, *sizes, "trainer.batch_size=10", "trainer.max_steps=12"]
+
+
+def lattice_first_loss(task: Any, batch: Any) -> float:
+    """At the start the cube adds nothing to the linear paths, and InfoNCE is that of their vectors."""
+    model, (x, y, mode) = task.model, (batch[key] for key in ("x", "y", "mode"))
+    terms = []
+    for v, true, kind in zip(x, y, mode.tolist(), strict=True):
+        z = model.answer.linear(v) if kind else model.decoder.linear(model.encoder.linear(v))
+        term = 1 - torch.cosine_similarity(z, true, dim=0)
+        if kind:
+            rivals = [a for a in task._answers if torch.dot(a, true) <= 0.999]
+            cosines = torch.stack([torch.cosine_similarity(z, a, dim=0) for a in (true, *rivals)])
+            term = term - task.weights.infonce * (cosines / task.weights.temperature).log_softmax(0)[0]
+        terms.append(term)
+    return float(torch.stack(terms).mean())
+
+
 @dataclass(frozen=True)
 class Tiny:
     """``settings(folder)`` makes the data; ``first_loss(task, batch)`` is the loss that theory expects of
@@ -61,7 +87,10 @@ class Tiny:
     overfits: tuple[str, float]
 
 
-TINY = {"codec": Tiny(codec, codec_first_loss, sentences(5), ("cosine", 0.97))}
+TINY = {
+    "codec": Tiny(codec, codec_first_loss, sentences(5), ("cosine", 0.97)),
+    "lattice": Tiny(lattice, lattice_first_loss, sentences(5), ("score", 0.9)),
+}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
