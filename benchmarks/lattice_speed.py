@@ -131,7 +131,7 @@ def one(settings: list[str]) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """Of this process since it runs this program: ``ru_maxrss`` would hold that of the one it was forked off."""
+    """Of this process alone: ``ru_maxrss`` would hold that of the one it was forked off."""
     status = Path("/proc/self/status").read_text("utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
