@@ -308,6 +308,14 @@ def test_a_leap_is_measured_by_the_median_of_the_last_hundred(caplog: pytest.Log
     assert [record.args[0] for record in caplog.records if record.args] == [312]  # type: ignore[index]
 
 
+def test_two_kinds_of_batches_are_no_leaps(caplog: pytest.LogCaptureFixture) -> None:
+    """Every fifth loss is 40 times the others: only what exceeds those is a leap."""
+    leaps = {200: 90.0, 203: 70.0}
+    losses = lambda task, step, loss: loss * 0 + leaps.get(step, 40.0 if step % 5 == 0 else 1.0)  # noqa: E731
+    make(None, losses).fit(loader(), epochs=40)
+    assert [record.args[0] for record in caplog.records if record.args] == [200]  # type: ignore[index]
+
+
 def test_what_is_not_allowed_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"on_nonfinite='stopp': no such choice\. Did you mean: stop"):
         make(on_nonfinite="stopp")

@@ -94,7 +94,7 @@ class TrainerConfig:
     early_stopping: int = 0  # validations without progress before the run stops; 0 = never
     on_nonfinite: str = "stop"  # a loss or gradient that is not finite: stop | skip (the batch) | rollback
     on_spike: str = "ignore"  # a loss that leaps: ignore (only logged) | rollback
-    spike_factor: float = 10.0  # a leap is more than so many times the median of the last 100 losses
+    spike_factor: float = 10.0  # a leap is over so many times the median of the last 100 losses (see Guard)
     deterministic: bool = True  # the same seed gives the same weights
     num_workers: int = 0  # processes that load data; the result does not depend on it
 

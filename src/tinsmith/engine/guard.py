@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,8 @@ class Guard:
             to the same weights). With ``"rollback"`` two copies of weights and optimiser are kept in memory
             and in each checkpoint.
         on_spike: ``"ignore"`` (only logged) or ``"rollback"``.
-        spike_factor: a spike is a loss of more than so many times the median of the last 100.
+        spike_factor: a spike is a loss of more than so many times the median of the last 100, and of more
+            than twice what a tenth of them reach: losses of two kinds of batches are no spikes.
 
     Attributes:
         skipped: steps without a move so far.
@@ -118,8 +118,9 @@ class Guard:
                 log.warning("step %d: %s", loop.state.step, what)
         self._losses.append(loss)
         if loop.state.step % _REFRESH == 0 and len(self._losses) >= _ENOUGH:
-            median = statistics.median_low(self._losses)
-            self._limit = self.spike_factor * median if median > 0 else math.inf
+            ordered = sorted(self._losses)
+            median, tenth = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) * 9 // 10]
+            self._limit = max(self.spike_factor * median, 2 * tenth) if median > 0 else math.inf
         return ""
 
     # ---- trouble ------------------------------------------------------------------------------------
