@@ -169,6 +169,12 @@ class Tokenizer:
         text: str = self._backend.decode(kept, skip_special_tokens=False)
         return text
 
+    def byte_lengths(self) -> list[int]:
+        """UTF-8 bytes that each id of a byte-level vocabulary stands for; 0 for special tokens."""
+        special = {self.pad_id, self.bos_id, self.eos_id, self.unk_id}
+        names = (self._backend.id_to_token(i) for i in range(self.vocab_size))
+        return [0 if i in special or name is None else len(name) for i, name in enumerate(names)]
+
     def add_tokens(self, tokens: Sequence[str]) -> int:
         """Add whole tokens at the end of an open vocabulary; returns how many were new."""
         if self._frozen:
