@@ -33,12 +33,18 @@ def main() -> int:
         run("safety"),
         run("resume"),
         run("codec_overfit"),
+        run("lm_speed"),
+        run("seq2seq_made", "--runs", args.runs),
     ]
     if os.environ.get("TINSMITH_DATA"):
         results.append(run("codec_quality", "--runs", args.runs))
         trained = newest(args.runs, "quality-8min")
         if trained is not None:
             results += [run("codec_speed", str(trained)), run("codec_sts", str(trained))]
+        results += [run("lm_quality", "--runs", args.runs), run("seq2seq_bpe")]
+        results.append(run("seq2seq_quality", "--runs", args.runs))
+        translator = newest(args.runs, "multi30k-5min", "seq2seq")
+        results.append(run("seq2seq_speed", *([str(translator)] if translator else [])))
         if args.hour:
             hour = ["--minutes", "60", "--more-data", "--twice", "tatoeba", "--twice", "dialogue"]
             results.append(run("codec_quality", *hour, "--runs", args.runs, "preset=deep"))
@@ -65,9 +71,9 @@ def run(name: str, *words: str) -> dict[str, Any]:
     return result
 
 
-def newest(root: str, name: str) -> Path | None:
+def newest(root: str, name: str, family: str = "codec") -> Path | None:
     """The last run folder of that name."""
-    found = sorted(path.parent for path in Path(root).glob(f"codec/*{name}*/run.json"))
+    found = sorted(path.parent for path in Path(root).glob(f"{family}/*{name}*/run.json"))
     return found[-1] if found else None
 
 

@@ -29,7 +29,7 @@ tinsmith {__version__}: train small models on one machine, never lose a run, use
   tinsmith eval last                its numbers, beside those of the baselines
   tinsmith config show codec        every setting and where its value comes from
 
-verbs     train  resume  eval  predict  report  runs  config  doctor
+verbs     train  resume  eval  predict  chat  report  runs  config  doctor
 families  {"  ".join(FAMILIES)}
 settings  group=choice and dotted.key=value, such as trainer.epochs=5
 help      tinsmith VERB --help
@@ -223,6 +223,13 @@ VERBS = {
         "RUN [FILE]",
         ("--run-dir", "--output"),
         "tinsmith predict last sentences.txt -o answers.jsonl",
+    ),
+    "chat": Verb(
+        verbs.chat,
+        "type to a model that writes text, and watch the answer grow",
+        "RUN",
+        ("--run-dir",),
+        "tinsmith chat last",
     ),
     "report": Verb(
         verbs.report,

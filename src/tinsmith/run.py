@@ -105,6 +105,17 @@ def predict(run_dir: Path, source: str, target: str) -> int:
     return 0
 
 
+def chat(run_dir: Path) -> int:
+    """Answer what is typed, text as it grows."""
+    family, cfg = _of_run(run_dir)
+    _set_up(cfg)
+    predictor = load_family(family).predictor.load(run_dir, get_device(cfg.device))
+    from tinsmith import chat as terminal
+
+    terminal.chat(predictor, family)
+    return 0
+
+
 def _of_run(run_dir: Path) -> tuple[str, Any]:
     family = runs.read_run_json(run_dir)["family"]
     return family, compose(family, [], runs.settings_file(run_dir)).cfg
@@ -188,6 +199,8 @@ def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path, ranks: Ranks | Non
     """The trainer of a config. Settings of ``optimizer`` beyond the common ones go to ``get_optimizer``."""
     options = asdict(cfg.optimizer)
     kind, lr, decay = (options.pop(key) for key in ("name", "lr", "weight_decay"))
+    if kind != "muon":
+        options.pop("muon_lr", None)  # of matrices that Muon moves
     task.to(get_device(cfg.device) if ranks is None else ranks.device)
     optimizer = get_optimizer(task, kind, lr=lr, weight_decay=decay, **options)
     t = cfg.trainer

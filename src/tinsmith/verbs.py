@@ -97,6 +97,15 @@ def predict(args: argparse.Namespace, session: Session) -> int:
     return run.predict(folder, source, args.output)
 
 
+def chat(args: argparse.Namespace, session: Session) -> int:
+    """``tinsmith chat RUN``."""
+    _refuse_extra(args.words[1:], "chat", ())
+    folder = _run_folder(args, "chat")
+    from tinsmith import run
+
+    return run.chat(folder)
+
+
 def report(args: argparse.Namespace, session: Session) -> int:
     """``tinsmith report RUN [RUN ...]``."""
     from tinsmith.runs import find_run

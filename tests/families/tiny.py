@@ -1,6 +1,7 @@
 """A run of each family that is small enough for a test: its settings, and the data they need in a folder."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,32 @@ def lattice_first_loss(task: Any, batch: Any) -> float:
     return float(torch.stack(terms).mean())
 
 
+def lm(folder: Path) -> list[str]:
+    """Characters of a few sentences."""
+    (folder / "text.txt").write_text("\n".join(sentences(96))[:1400], "utf-8")
+    sizes = ["model.dim=32", "model.num_heads=2", "model.num_layers=2", "data.context=16", "data.level=char"]
+    rest = ["data.valid_share=0.2", "trainer.batch_size=8", "trainer.max_steps=12", "optimizer.lr=0.01", "optimizer.muon_lr=0.02"]
+    return [f"data.path={folder}/text.txt", *sizes, *rest]
+
+
+def seq2seq(folder: Path) -> list[str]:
+    """Sentences and their words in reverse."""
+    rows = [(text, " ".join(reversed(text.split()))) for text in sentences(96)]
+    parts = {"path": rows[:64], "valid": rows[64:80], "test": rows[80:]}
+    words = ["data.vocab_size=300", "trainer.batch_size=8", "trainer.max_steps=12", "optimizer.lr=0.01", "optimizer.muon_lr=0.02"]
+    words += ["model.dim=32", "model.num_heads=2", "model.num_layers=1"]
+    for key, part in parts.items():
+        file = folder / f"{key}.tsv"
+        file.write_text("source\ttarget\n" + "".join(f"{a}\t{b}\n" for a, b in part), "utf-8")
+        words.append(f"data.{key}={file}")
+    return words
+
+
+def log_vocabulary(task: Any, batch: Any) -> float:
+    """At the start every token is as likely as any other."""
+    return math.log(task.model.spec.vocab_size)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """``settings(folder)`` makes the data; ``first_loss(task, batch)`` is the loss that theory expects of
@@ -90,6 +117,8 @@ class Tiny:
 TINY = {
     "codec": Tiny(codec, codec_first_loss, sentences(5), ("cosine", 0.97)),
     "lattice": Tiny(lattice, lattice_first_loss, sentences(5), ("score", 0.9)),
+    "lm": Tiny(lm, log_vocabulary, ["the red", "a", "iron", "tin", "his house"], ("accuracy", 0.85)),
+    "seq2seq": Tiny(seq2seq, log_vocabulary, sentences(5), ("accuracy", 0.95)),
 }
 
 

@@ -26,7 +26,10 @@ Plant = Callable[[Task, Any, float], None]
 
 def in_data(task: Task, batch: Any, value: float) -> None:
     """Into the first floating-point tensor of a batch."""
-    next(t for t in batch.values() if t.is_floating_point()).view(-1)[3] = value
+    tensor = next((t for t in batch.values() if t.is_floating_point()), None)
+    if tensor is None:
+        pytest.skip("the batches of this family hold whole numbers alone")
+    tensor.view(-1)[3] = value
 
 
 def in_weights(task: Task, batch: Any, value: float) -> None:

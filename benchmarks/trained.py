@@ -1,0 +1,26 @@
+"""A run of a family for a benchmark: trained in a folder of its own, its validation rows read back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tinsmith import console, run, runs
+from tinsmith.compose import compose
+from tinsmith.engine.loggers import read_metrics
+
+
+def train(family: str, words: list[str], root: str) -> tuple[list[dict[str, Any]], Path]:
+    """Train with settings ``words``; the validation rows of the run, and its folder."""
+    console.configure(quiet=True)
+    resolved = compose(family, words)
+    folders: list[Path] = []
+
+    def make_folder() -> Path:
+        folders.append(runs.start_run(root, resolved, sys.argv))
+        return folders[0]
+
+    run.train(family, resolved.cfg, make_folder)
+    rows = [row for row in read_metrics(folders[0] / "metrics.jsonl") if row["split"] == "val"]
+    return rows, folders[0]
