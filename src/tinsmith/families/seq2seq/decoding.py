@@ -30,6 +30,7 @@ class SourceDecoder:
         self.memory = model.read(torch.tensor(rows, device=device))
         if all(len(ids) == longest for ids in sources):
             self.memory.mask = None
+        self.owner = torch.arange(len(sources), device=device)  # the source of each row
         self.tokens = torch.full((len(sources), 1), start_id, device=device)
         self.cache = KVCache(len(model.decoder))
 
@@ -47,7 +48,10 @@ class SourceDecoder:
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row ``rows[i]`` was."""
-        self.memory.reorder(rows)
+        owner = self.owner.index_select(0, rows)
+        if len(owner) != len(self.owner) or not torch.equal(owner, self.owner):
+            self.memory.reorder(rows)  # beams of one source share what was read of it: nothing to copy
+        self.owner = owner
         if self.use_cache:
             self.cache.reorder(rows)
         else:
