@@ -41,7 +41,15 @@ def main() -> int:
         words += [f"trainer.max_minutes={seconds / 60}", "trainer.eval_every=1000000", *args.settings]
         curve, folder = train("lm", words, args.runs)
         last = curve[-1]
-        rows.append({"name": "tinsmith", "budget": seconds, "steps": last["step"], "seconds": round(last["seconds"], 1), "loss": last["loss"]})
+        rows.append(
+            {
+                "name": "tinsmith",
+                "budget": seconds,
+                "steps": last["step"],
+                "seconds": round(last["seconds"], 1),
+                "loss": last["loss"],
+            }
+        )
         if seconds in BARS:
             bars[f"loss after {seconds:g} s"] = (last["loss"], "<=", BARS[int(seconds)])
         print(f"{seconds:g} s: {folder}", file=sys.stderr)
@@ -53,12 +61,21 @@ def main() -> int:
 def theirs(module: Any, words: list[str], seconds: float) -> dict[str, Any]:
     """nanoGPT's own model on the same ids for the same time."""
     data = build_data(compose("lm", words).cfg)
-    ids = {name: torch.from_numpy(np.concatenate(data.artifacts["ids"][name])).long() for name in ("train", "valid")}
+    ids = {
+        name: torch.from_numpy(np.concatenate(data.artifacts["ids"][name])).long()
+        for name in ("train", "valid")
+    }
     run = nanogpt.Run(module, ids["train"], data.spec.vocab_size, 0)
     start = time.perf_counter()
     run.train(seconds)
     took = time.perf_counter() - start
-    return {"name": "nanoGPT", "budget": seconds, "steps": run.number, "seconds": round(took, 1), "loss": run.loss(ids["valid"])}
+    return {
+        "name": "nanoGPT",
+        "budget": seconds,
+        "steps": run.number,
+        "seconds": round(took, 1),
+        "loss": run.loss(ids["valid"]),
+    }
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ def main() -> int:
                 times[name].append(1000 * (time.perf_counter() - start) / args.steps)
     ms = {name: statistics.median(values) for name, values in times.items()}
     tokens = nanogpt.BLOCK * nanogpt.BATCH
-    rows = [{"name": name, "ms": round(value, 2), "tokens_per_sec": round(1000 * tokens / value)} for name, value in ms.items()]
+    rows = [
+        {"name": name, "ms": round(value, 2), "tokens_per_sec": round(1000 * tokens / value)}
+        for name, value in ms.items()
+    ]
     bars = {"Muon's cost, ms": (ms["modern, Muon"] - ms["modern, AdamW"], "<=", 10)}
     if peer is not None:
         bars["step rate against nanoGPT's"] = (ms["nanoGPT"] / ms["modern, AdamW"], ">=", 1)

@@ -1,4 +1,4 @@
-"""nanoGPT's own model and setting for a CPU, from a checkout of it, in a loop with the arithmetic of its own."""
+"""nanoGPT's own model and setting for a CPU, from a checkout of it, in a loop with its own arithmetic."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Run:
 
     def __init__(self, module: Any, ids: Tensor, vocab_size: int, max_steps: int) -> None:
         torch.manual_seed(1337)
-        config = module.GPTConfig(block_size=BLOCK, vocab_size=vocab_size, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False)
+        config = module.GPTConfig(
+            block_size=BLOCK, vocab_size=vocab_size, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False
+        )
         self.model = module.GPT(config)
         self.optimizer = self.model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
         self.ids, self.max_steps, self.number = ids, max_steps, 0
@@ -76,7 +78,11 @@ class Run:
         for first in range(0, len(ids) - 1, BLOCK * 64):
             part = ids[first : first + BLOCK * 64 + 1]
             rows = (len(part) - 1) // BLOCK
-            pieces = [(part[: rows * BLOCK].view(rows, BLOCK), part[1 : rows * BLOCK + 1].view(rows, BLOCK))] if rows else []
+            pieces = (
+                [(part[: rows * BLOCK].view(rows, BLOCK), part[1 : rows * BLOCK + 1].view(rows, BLOCK))]
+                if rows
+                else []
+            )
             if len(part) - 1 > rows * BLOCK:
                 pieces.append((part[rows * BLOCK : -1][None], part[rows * BLOCK + 1 :][None]))
             for x, y in pieces:

@@ -70,7 +70,12 @@ def peer(lines: list[str], size: float) -> dict[str, Any]:
         text.write_text("\n".join(lines) + "\n", "utf-8")
         start = time.perf_counter()
         sentencepiece.SentencePieceTrainer.train(
-            input=str(text), model_prefix=f"{scratch}/m", vocab_size=VOCAB, model_type="bpe", num_threads=2, minloglevel=2
+            input=str(text),
+            model_prefix=f"{scratch}/m",
+            vocab_size=VOCAB,
+            model_type="bpe",
+            num_threads=2,
+            minloglevel=2,
         )
         fitted = time.perf_counter() - start
         model = sentencepiece.SentencePieceProcessor(model_file=f"{scratch}/m.model")

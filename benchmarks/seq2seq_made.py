@@ -1,6 +1,6 @@
 """Exact matches on held-out made pairs (German to English) after the demo preset's training.
 
-    python benchmarks/seq2seq_made.py [--minutes 3] [--tables builtin] [settings of the run]
+python benchmarks/seq2seq_made.py [--minutes 3] [--tables builtin] [settings of the run]
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ def main() -> int:
     parser.add_argument("--runs", default="runs", help="where the run folders go")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_intermixed_args()
-    words = ["preset=demo", f"trainer.max_minutes={args.minutes}", f"data.tables={args.tables}", *args.settings]
+    words = [
+        "preset=demo",
+        f"trainer.max_minutes={args.minutes}",
+        f"data.tables={args.tables}",
+        *args.settings,
+    ]
     curve, path = train("seq2seq", words, args.runs)
     rows = [{"step": row["step"], "seconds": round(row["seconds"]), "loss": row["loss"]} for row in curve]
     table = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]

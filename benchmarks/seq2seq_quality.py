@@ -40,16 +40,35 @@ def main() -> int:
         budget = [f"trainer.max_minutes={minutes}", f"name=multi30k-{minutes:g}min"]
         curve, path = train("seq2seq", [*words, *budget, *args.settings], args.runs)
         for row in curve:
-            rows.append({"minutes": minutes, "step": row["step"], "seconds": round(row["seconds"]), "loss": row["loss"], "perplexity": row["perplexity"]})
+            rows.append(
+                {
+                    "minutes": minutes,
+                    "step": row["step"],
+                    "seconds": round(row["seconds"]),
+                    "loss": row["loss"],
+                    "perplexity": row["perplexity"],
+                }
+            )
         user = Translator.load(path)
         for beams in (1, 5):
             start = time.perf_counter()
             translations = user.generate(sources, num_beams=beams)
             seconds = time.perf_counter() - start
             scores = measure.scores(translations, references)
-            rows.append({"minutes": minutes, "beams": beams, **scores, "sentences_per_sec": round(len(sources) / seconds)})
+            rows.append(
+                {
+                    "minutes": minutes,
+                    "beams": beams,
+                    **scores,
+                    "sentences_per_sec": round(len(sources) / seconds),
+                }
+            )
             if "bleu" in scores and beams == 1 and minutes in BARS:
-                bars[f"BLEU after {minutes:g} min, greedy"] = (scores["bleu"], ">=", float(BARS[int(minutes)]))
+                bars[f"BLEU after {minutes:g} min, greedy"] = (
+                    scores["bleu"],
+                    ">=",
+                    float(BARS[int(minutes)]),
+                )
         print(f"{minutes:g} minutes: {path}", file=sys.stderr)
     if not measure.has_sacrebleu():
         print("no bars: sacrebleu is not installed (pip install 'tinsmith[seq2seq]')")

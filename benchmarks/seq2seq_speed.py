@@ -83,8 +83,13 @@ def training(rounds: int, batches: int) -> tuple[list[dict[str, Any]], dict[str,
     data = PairDataset(*encode_pairs(tokenizer, list(zip(*sides, strict=True))))
     torch.manual_seed(0)
     own = Transformer(ModelConfig(num_heads=8, dim=DIM, mlp_dim=4 * DIM), Seq2SeqSpec(VOCAB, 128))
-    plain = Transformer(ModelConfig(style="plain", num_heads=8, dim=DIM, mlp_dim=4 * DIM), Seq2SeqSpec(VOCAB, 128))
-    padded, bucketed = Loader(data, BATCH, shuffle=True), Loader(data, BATCH, shuffle=True, lengths=data.lengths)
+    plain = Transformer(
+        ModelConfig(style="plain", num_heads=8, dim=DIM, mlp_dim=4 * DIM), Seq2SeqSpec(VOCAB, 128)
+    )
+    padded, bucketed = (
+        Loader(data, BATCH, shuffle=True),
+        Loader(data, BATCH, shuffle=True, lengths=data.lengths),
+    )
     calls = {
         "nn.Transformer, padded": stepper(Tutorial(), padded),
         "nn.Transformer, buckets": stepper(Tutorial(), bucketed),
@@ -100,7 +105,9 @@ def training(rounds: int, batches: int) -> tuple[list[dict[str, Any]], dict[str,
                 rates[name].append(tokens / (time.perf_counter() - start))
     middle = {name: statistics.median(values) for name, values in rates.items()}
     base = middle["nn.Transformer, padded"]
-    rows = [{"name": name, "tokens_per_sec": round(rate), "ratio": rate / base} for name, rate in middle.items()]
+    rows = [
+        {"name": name, "tokens_per_sec": round(rate), "ratio": rate / base} for name, rate in middle.items()
+    ]
     return rows, {"training against padded": (middle["tinsmith, modern, buckets"] / base, ">=", 1.55)}
 
 
@@ -136,8 +143,17 @@ def decoding(run: str, sentences: Path | None) -> tuple[list[dict[str, Any]], di
         few = texts[:200]
         alone = user.generate(few, batch_size=1, **options)
         turned = user.generate(texts[::-1], **options)[::-1]
-        same = sum(a == b for a, b in zip(alone, together, strict=False)) + sum(a == b for a, b in zip(turned, together, strict=True))
-        rows.append({"name": name, "sentences_per_sec": round(len(texts) / seconds[name]), "same": same, "of": len(few) + len(texts)})
+        same = sum(a == b for a, b in zip(alone, together, strict=False)) + sum(
+            a == b for a, b in zip(turned, together, strict=True)
+        )
+        rows.append(
+            {
+                "name": name,
+                "sentences_per_sec": round(len(texts) / seconds[name]),
+                "same": same,
+                "of": len(few) + len(texts),
+            }
+        )
     differing = sum(row["of"] - row["same"] for row in rows)
     return rows, {
         "greedy, sentences a second": (len(texts) / seconds["greedy"], ">=", 300),

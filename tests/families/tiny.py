@@ -80,7 +80,13 @@ def lm(folder: Path) -> list[str]:
     """Characters of a few sentences."""
     (folder / "text.txt").write_text("\n".join(sentences(96))[:1400], "utf-8")
     sizes = ["model.dim=32", "model.num_heads=2", "model.num_layers=2", "data.context=16", "data.level=char"]
-    rest = ["data.valid_share=0.2", "trainer.batch_size=8", "trainer.max_steps=12", "optimizer.lr=0.01", "optimizer.muon_lr=0.02"]
+    rest = [
+        "data.valid_share=0.2",
+        "trainer.batch_size=8",
+        "trainer.max_steps=12",
+        "optimizer.lr=0.01",
+        "optimizer.muon_lr=0.02",
+    ]
     return [f"data.path={folder}/text.txt", *sizes, *rest]
 
 
@@ -88,7 +94,13 @@ def seq2seq(folder: Path) -> list[str]:
     """Sentences and their words in reverse."""
     rows = [(text, " ".join(reversed(text.split()))) for text in sentences(96)]
     parts = {"path": rows[:64], "valid": rows[64:80], "test": rows[80:]}
-    words = ["data.vocab_size=300", "trainer.batch_size=8", "trainer.max_steps=12", "optimizer.lr=0.01", "optimizer.muon_lr=0.02"]
+    words = [
+        "data.vocab_size=300",
+        "trainer.batch_size=8",
+        "trainer.max_steps=12",
+        "optimizer.lr=0.01",
+        "optimizer.muon_lr=0.02",
+    ]
     words += ["model.dim=32", "model.num_heads=2", "model.num_layers=1"]
     for key, part in parts.items():
         file = folder / f"{key}.tsv"

@@ -19,7 +19,8 @@ from tinsmith.cli import main
 from tinsmith.engine import saver
 from tinsmith.engine.checkpoint import read_newest
 
-NOISE = dict.fromkeys(("codec", "lm", "seq2seq"), ["model.dropout=0.1"])  # what makes a family draw at random
+# What makes a family draw at random.
+NOISE = {name: ["model.dropout=0.1"] for name in ("codec", "lm", "seq2seq")}
 STEPS = {"max_steps": 24, "eval_every": 5, "ema": 0.9, "accumulate": 3, "save_seconds": 0}
 
 

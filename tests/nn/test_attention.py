@@ -31,8 +31,12 @@ def test_rotation_by_hand() -> None:
             a, b = x[0, t, 1, 0, 2 * pair], x[0, t, 1, 0, 2 * pair + 1]
             c, s = math.cos(p * rate), math.sin(p * rate)
             expected = torch.stack([a * c - b * s, a * s + b * c])
-            torch.testing.assert_close(out[0, t, 1, 0, 2 * pair : 2 * pair + 2], expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(rotate(out, rotary.at(torch.tensor([0, 1, 7])), back=True), x, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                out[0, t, 1, 0, 2 * pair : 2 * pair + 2], expected, rtol=1e-5, atol=1e-6
+            )
+    torch.testing.assert_close(
+        rotate(out, rotary.at(torch.tensor([0, 1, 7])), back=True), x, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_products_depend_on_the_distance_alone() -> None:
@@ -51,7 +55,9 @@ def test_products_depend_on_the_distance_alone() -> None:
 def test_norm_and_rotation_together_are_one_after_the_other() -> None:
     torch.manual_seed(0)
     rotary = Rotary(6, 5)
-    x = torch.randn(2, 5, 3, 2, 6, dtype=torch.float64)[:, :, :2].requires_grad_()  # a part of a product, as in use
+    x = torch.randn(2, 5, 3, 2, 6, dtype=torch.float64)[
+        :, :, :2
+    ].requires_grad_()  # a part of a product, as in use
     turns = rotary.table.double()
     torch.testing.assert_close(normed_rotary(x, turns), rotate(rms_norm(x), turns))
     assert torch.autograd.gradcheck(lambda x: normed_rotary(x, turns), (x,))

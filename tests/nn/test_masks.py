@@ -3,7 +3,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tinsmith.nn.masks import create_causal_mask, create_combined_mask, create_padding_mask, to_torch_transformer
+from tinsmith.nn.masks import (
+    create_causal_mask,
+    create_combined_mask,
+    create_padding_mask,
+    to_torch_transformer,
+)
 
 TOKENS = torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0]])
 
@@ -49,7 +54,11 @@ def test_the_converter_gives_what_torchs_transformer_means() -> None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return attention.out_proj(out.transpose(1, 2).reshape(2, 4, 8))  # type: ignore[no-any-return]
 
-    padding, causal, combined = create_padding_mask(TOKENS), create_causal_mask(4), create_combined_mask(TOKENS)
+    padding, causal, combined = (
+        create_padding_mask(TOKENS),
+        create_causal_mask(4),
+        create_combined_mask(TOKENS),
+    )
     theirs = attention(x, x, x, key_padding_mask=to_torch_transformer(padding), need_weights=False)[0]
     torch.testing.assert_close(ours(padding), theirs, rtol=1e-4, atol=1e-5)
     theirs = attention(x, x, x, attn_mask=to_torch_transformer(causal), need_weights=False)[0]

@@ -132,7 +132,9 @@ def test_one_beam_is_greedy_and_more_are_no_worse() -> None:
     one = beam_search(Toy(PROMPTS), PROMPTS, cfg, VOCABULARY, [5] * 5)
     greedy = run(PROMPTS)
     assert [a[0].tokens for a in one] == [a[0].tokens for a in greedy]
-    for prompt, (best, *_), (first,) in zip(PROMPTS, run(PROMPTS, num_beams=8, length_penalty=0.0), greedy, strict=True):
+    for prompt, (best, *_), (first,) in zip(
+        PROMPTS, run(PROMPTS, num_beams=8, length_penalty=0.0), greedy, strict=True
+    ):
         assert score(prompt, best.tokens, 0) >= score(prompt, first.tokens, 0) - 1e-6
 
 
@@ -221,7 +223,12 @@ def test_lengths() -> None:
         assert len(answers[0].tokens) <= 4 - len(prompt)
     assert [len(a[0].tokens) for a in run(PROMPTS, max_length=1)] == [0] * 5
     assert run(PROMPTS, max_length=1, num_beams=2)[1][0].tokens == []
-    ids = {token for answers in run(PROMPTS, do_sample=True, temperature=3.0, num_return_sequences=20) for a in answers for token in a.tokens}
+    ids = {
+        token
+        for answers in run(PROMPTS, do_sample=True, temperature=3.0, num_return_sequences=20)
+        for a in answers
+        for token in a.tokens
+    }
     assert ids.isdisjoint(NEVER)
     assert max(ids) < V
 
@@ -276,7 +283,10 @@ def test_all_answers_side_by_side() -> None:
         ({"num_return_sequences": 3}, "contradicts num_beams=1"),
         ({"top_p": 0.0, "do_sample": True}, "top_p=0.0 is not allowed"),
         ({"temperature": -1.0, "do_sample": True}, "temperature=-1.0 is not allowed"),
-        ({"max_new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens=4 is not allowed: at most max_new_tokens=3"),
+        (
+            {"max_new_tokens": 3, "min_new_tokens": 4},
+            "min_new_tokens=4 is not allowed: at most max_new_tokens=3",
+        ),
         ({"top_k": "5", "do_sample": True}, "top_k='5' is not allowed"),
         ({"stop_strings": [""]}, "stop_strings"),
         ({"max_new_tokens": True}, "max_new_tokens=True"),

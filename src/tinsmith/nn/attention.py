@@ -36,7 +36,8 @@ def rms_norm(x: Tensor) -> Tensor:
 
 def _inverse_rms(x: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return math.sqrt(x.shape[-1]) / norm.clamp_(min=_TINY)
+    inverse: Tensor = math.sqrt(x.shape[-1]) / norm.clamp_(min=_TINY)
+    return inverse
 
 
 def _through_norm(grad: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ def rotate(x: Tensor, turns: Tensor, back: bool = False) -> Tensor:
     """
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     turn = torch.view_as_complex(turns.to(wide.dtype))[..., None, None, :]
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))  # type: ignore[no-untyped-call]
     return torch.view_as_real(pairs * (turn.conj() if back else turn)).flatten(-2).to(x.dtype)
 
 

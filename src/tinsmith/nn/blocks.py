@@ -61,7 +61,8 @@ class _SquaredReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (kept,) = ctx.saved_tensors
-        return (grad * kept).mul_(2)
+        out: Tensor = (grad * kept).mul_(2)
+        return out
 
 
 class MLP(nn.Module):

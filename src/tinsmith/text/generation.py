@@ -6,6 +6,7 @@ generator of its own, seeded by the prompt itself. Shapes: N rows under way, V v
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ class Answer:
     @property
     def logprob(self) -> float:
         """The log-probability of all tokens together."""
-        return sum(self.scores)
+        return math.fsum(self.scores)
 
 
 def generate(
@@ -151,7 +152,11 @@ def one_by_one(
             answers[i].tokens.append(token)
             answers[i].scores.append(score)
             answers[i].finished = token == vocabulary.eos
-            if answers[i].finished or len(answers[i].tokens) >= limits[i] or _stopped(answers[i], cfg, vocabulary):
+            if (
+                answers[i].finished
+                or len(answers[i].tokens) >= limits[i]
+                or _stopped(answers[i], cfg, vocabulary)
+            ):
                 done.add(i)
         if piece is not None and not answers[0].text:  # with a text it has met a stop string: `end` cuts it
             piece.show(answers[0].tokens)
@@ -268,7 +273,7 @@ def warp(logits: Tensor, cfg: GenerationConfig) -> Tensor:
         kept = torch.zeros_like(out, dtype=torch.bool).scatter_(1, out.topk(cfg.top_k).indices, True)
         out = out.masked_fill(~kept, _NEVER)
     if cfg.top_p < 1:
-        ordered, index = out.softmax(-1).sort(-1, descending=True, stable=True)
+        ordered, index = torch.sort(out.softmax(-1), descending=True, stable=True)
         beyond = ordered.cumsum(-1) - ordered >= cfg.top_p
         beyond[:, 0] = False
         out = out.masked_fill(torch.zeros_like(beyond).scatter_(1, index, beyond), _NEVER)
@@ -296,7 +301,7 @@ def _uniform(seeds: Sequence[int], each: int, steps: int) -> NDArray[np.float64]
 
 def penalised(logprob: float, length: int, power: float) -> float:
     """``logprob / length^power``: Hugging Face's ``length_penalty``; the end counts as a token."""
-    return logprob / max(1, length) ** power
+    return logprob / float(max(1, length)) ** power
 
 
 @dataclass(slots=True)
@@ -420,7 +425,9 @@ def _candidates(
     going = [sentences[i].going for i in live]
     histories = None
     if _needs_history(cfg):
-        histories = [[*prompts[i], *h.tokens] for i, several in zip(live, going, strict=True) for h in several]
+        histories = [
+            [*prompts[i], *h.tokens] for i, several in zip(live, going, strict=True) for h in several
+        ]
     changed = change_logits(logits, cfg, vocabulary, step, histories).log_softmax(-1)
     so_far = torch.tensor([[h.total for h in several] for several in going], device=logits.device)
     totals = (so_far[..., None] + changed.view(len(live), cfg.num_beams, -1)).flatten(1)

@@ -47,7 +47,12 @@ class GenerationConfig:
         """Raise ``ConfigError`` for a value that is not allowed, or two that contradict each other."""
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            _check(low <= value <= high, name, value, f"{low:g} or more" + (f", {high:g} at most" if high < 1e9 else ""))
+            _check(
+                low <= value <= high,
+                name,
+                value,
+                f"{low:g} or more" + (f", {high:g} at most" if high < 1e9 else ""),
+            )
         _check(self.top_p > 0, "top_p", self.top_p, "above 0, 1 at most")
         _check(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0")
         _check(self.max_new_tokens or self.max_length, "max_new_tokens", 0, "1 or more, or set max_length")

@@ -42,16 +42,22 @@ def test_the_calls_that_were_promised(tmp_path: Path) -> None:
     text = trainer.generate("the red", max_length=30, temperature=0.7, seed=0)
     assert text.startswith("the red")
     assert len(text) <= 30
-    assert trainer.generate("the", max_length=20, temperature=0) == trainer.generate("the", max_length=20, temperature=0)
+    assert trainer.generate("the", max_length=20, temperature=0) == trainer.generate(
+        "the", max_length=20, temperature=0
+    )
     assert trainer.model.training
     assert all(p.requires_grad for p in trainer.model.parameters())
     user = TextGenerator.load(tmp_path / "mine")
-    assert "the" + user.generate("the", max_length=20) == trainer.generate("the", max_length=20, temperature=0)
+    assert "the" + user.generate("the", max_length=20) == trainer.generate(
+        "the", max_length=20, temperature=0
+    )
 
 
 def test_any_module_will_do(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Embedding(TOKENS.vocab_size, 8), nn.Linear(8, TOKENS.vocab_size))
-    trainer = LanguageModelTrainer(net, loader(), learning_rate=1e-2, warmup_steps=1, device="cpu", progress=False)
+    trainer = LanguageModelTrainer(
+        net, loader(), learning_rate=1e-2, warmup_steps=1, device="cpu", progress=False
+    )
     losses = trainer.train(2, tmp_path, "other")["train_loss"]
     assert losses[-1] < losses[0]
     assert (tmp_path / "other" / "model.safetensors").is_file()
@@ -62,7 +68,9 @@ def test_any_module_will_do(tmp_path: Path) -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    trainer = LanguageModelTrainer(model(), loader(), learning_rate=1e-3, warmup_steps=4, device="cpu", progress=False)
+    trainer = LanguageModelTrainer(
+        model(), loader(), learning_rate=1e-3, warmup_steps=4, device="cpu", progress=False
+    )
     rates: list[float] = []
     trainer.trainer.reporter.log_every = 1
     trainer.trainer.add_log_hook(lambda metrics, step, prefix: rates.append(metrics["lr"]))

@@ -55,7 +55,14 @@ def test_without_the_cache_it_is_the_same(user: TextGenerator, options: dict[str
 
 
 def test_only_characters_come(user: TextGenerator) -> None:
-    out = user.generate(["the"] * 3, do_sample=True, temperature=5.0, seed=1, num_return_sequences=20, return_dict_in_generate=True)
+    out = user.generate(
+        ["the"] * 3,
+        do_sample=True,
+        temperature=5.0,
+        seed=1,
+        num_return_sequences=20,
+        return_dict_in_generate=True,
+    )
     ids = set(out.sequences[out.mask].tolist())
     assert ids.isdisjoint({0, 1, 3})
     assert max(ids) < user.spec.vocab_size
@@ -63,7 +70,9 @@ def test_only_characters_come(user: TextGenerator) -> None:
 
 
 def test_lengths_stops_and_streams(user: TextGenerator) -> None:
-    assert len(user.generate("the", max_length=7, min_new_tokens=4)) == 4  # characters, the prompt's among the 7
+    assert (
+        len(user.generate("the", max_length=7, min_new_tokens=4)) == 4
+    )  # characters, the prompt's among the 7
     assert len(user.generate("the", max_length=7, max_new_tokens=6, min_new_tokens=6)) == 6
     pieces: list[str] = []
     text = user.generate("the", stream=pieces.append, max_new_tokens=10)
@@ -86,11 +95,11 @@ def test_the_score_is_the_log_probability(user: TextGenerator) -> None:
 
 
 def test_mistakes_are_named(user: TextGenerator) -> None:
-    with pytest.raises(DataError, match="input 1: a prompt of 17 tokens .* context of 16"):
+    with pytest.raises(DataError, match=r"input 1: a prompt of 17 tokens .* context of 16"):
         user.generate(["a", "the red tin of it"])
     with pytest.raises(DataError, match="input 2: a prompt of 17"):
         user(["a", {"text": "a", "max_new_tokens": 3}, "the red tin of it"])
-    with pytest.raises(ConfigError, match="no argument 'max_tokens'.* Did you mean: "):
+    with pytest.raises(ConfigError, match=r"no argument 'max_tokens'.* Did you mean: "):
         user.generate("a", max_tokens=3)
     with pytest.raises(ConfigError, match="contradicts"):
         user([{"text": "a", "temperature": 0.5}])
@@ -112,7 +121,9 @@ def test_learned_positions_end_with_the_context() -> None:
 
 
 def test_the_settings_of_generation_travel_with_the_model(tmp_path: Path) -> None:
-    built = build("lm", tmp_path, "generation.do_sample=true", "generation.seed=3", "generation.max_new_tokens=7")
+    built = build(
+        "lm", tmp_path, "generation.do_sample=true", "generation.seed=3", "generation.max_new_tokens=7"
+    )
     built.family.save_model(built.cfg, built.task, built.data, tmp_path / "model")
     user = TextGenerator.load(tmp_path / "model")
     assert user.generation == built.cfg.generation
@@ -120,7 +131,9 @@ def test_the_settings_of_generation_travel_with_the_model(tmp_path: Path) -> Non
     assert user(["a"]) == user(["a"])
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json", "characters.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "generation_config.json", "characters.json"]
+)
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "model"
     copy.mkdir()

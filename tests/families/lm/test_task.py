@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ def part(whole: dict[str, torch.Tensor], where: slice) -> dict[str, torch.Tensor
 def test_the_loss_is_the_mean_over_what_counts() -> None:
     task, b = LanguageModelTask(Table()), batch()
     out = task(b, Context())
-    expected = F.cross_entropy(task.model(b["tokens"]).flatten(0, 1), b["targets"].flatten(), ignore_index=IGNORED)
+    expected = F.cross_entropy(
+        task.model(b["tokens"]).flatten(0, 1), b["targets"].flatten(), ignore_index=IGNORED
+    )
     assert out.loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert int(out.weight) == int((b["targets"] != IGNORED).sum())
 
@@ -57,6 +60,7 @@ def test_nothing_that_counts_is_a_loss_of_zero() -> None:
     assert not task.model.rows.grad.any()  # type: ignore[union-attr, operator]
 
 
+@torch.no_grad()
 def test_perplexity_and_bits_are_over_all_tokens() -> None:
     sizes = (0, 0, 0, 1, 1, 2, 3)
     task, whole = LanguageModelTask(Table(), sizes), batch()
@@ -89,7 +93,13 @@ def test_a_window_of_small_batches_is_one_large_one() -> None:
 
 def test_batches_of_all_kinds() -> None:
     ids = torch.arange(12).view(2, 6)
-    for given in (ids, (ids,), (ids[:, :-1], ids[:, 1:]), {"input_ids": ids}, {"input_ids": ids, "labels": ids}):
+    for given in (
+        ids,
+        (ids,),
+        (ids[:, :-1], ids[:, 1:]),
+        {"input_ids": ids},
+        {"input_ids": ids, "labels": ids},
+    ):
         inputs, targets = split_batch(given)
         assert torch.equal(inputs["tokens"], ids[:, :-1])
         assert torch.equal(targets, ids[:, 1:])
@@ -99,7 +109,7 @@ def test_baselines_by_definition() -> None:
     rng = np.random.default_rng(0)
     train = [np.concatenate([[1], rng.integers(4, V, n)]).astype(np.int32) for n in (9, 5, 12)]
     held = [np.concatenate([[1], rng.integers(4, V, n)]).astype(np.int32) for n in (6, 3)]
-    pairs = [(int(a), int(b)) for ids in train for a, b in zip(ids[:-1], ids[1:], strict=True)]
+    pairs = [(int(a), int(b)) for ids in train for a, b in pairwise(ids)]
     unigram = {t: (sum(b == t for _, b in pairs) + 1) / (len(pairs) + V) for t in range(V)}
     assert sum(unigram.values()) == pytest.approx(1)
 
@@ -109,7 +119,11 @@ def test_baselines_by_definition() -> None:
         return (followed.count(t) + kinds * unigram[t]) / (len(followed) + kinds)
 
     assert sum(bigram(5, t) for t in range(V)) == pytest.approx(1)
-    targets = [(int(a), int(b)) for ids in held for a, b in zip(ids[:-1], ids[1:], strict=True)]
-    assert measure.unigram_nats(train, held, V) == pytest.approx(-sum(math.log(unigram[b]) for _, b in targets))
-    assert measure.bigram_nats(train, held, V) == pytest.approx(-sum(math.log(bigram(a, b)) for a, b in targets))
+    targets = [(int(a), int(b)) for ids in held for a, b in pairwise(ids)]
+    assert measure.unigram_nats(train, held, V) == pytest.approx(
+        -sum(math.log(unigram[b]) for _, b in targets)
+    )
+    assert measure.bigram_nats(train, held, V) == pytest.approx(
+        -sum(math.log(bigram(a, b)) for a, b in targets)
+    )
     assert measure.uniform_nats(held, V) == pytest.approx(9 * math.log(V))

@@ -9,7 +9,11 @@ from tinsmith.text.tokenizer import Tokenizer
 TEXT = "Zwölf Boxkämpfer jagen Viktor 𝄞 \t über\n\nden großen Sylter Deich <eos>"
 
 
-@pytest.mark.parametrize("tokens", [CharTokenizer.fit(TEXT), ByteTokenizer(), Tokenizer.fit([TEXT], 280)], ids=["char", "byte", "bpe"])
+@pytest.mark.parametrize(
+    "tokens",
+    [CharTokenizer.fit(TEXT), ByteTokenizer(), Tokenizer.fit([TEXT], 280)],
+    ids=["char", "byte", "bpe"],
+)
 def test_every_text_comes_back(tokens: CharTokenizer | ByteTokenizer | Tokenizer, tmp_path: Path) -> None:
     ids = tokens.encode(TEXT)
     assert tokens.decode(ids) == TEXT

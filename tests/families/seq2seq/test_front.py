@@ -53,7 +53,9 @@ def test_the_plots(tmp_path: Path) -> None:
 
 def test_the_rate_is_that_of_the_paper() -> None:
     """d^-0.5 min(s^-0.5, s w^-1.5) with its factor as the peak: highest at the end of the warm-up."""
-    trainer = TransformerTrainer(model(), pairs(), lr=2e-3, warmup_steps=8, device="cpu", progress=False, log_every=1)
+    trainer = TransformerTrainer(
+        model(), pairs(), lr=2e-3, warmup_steps=8, device="cpu", progress=False, log_every=1
+    )
     rates: list[float] = []
     trainer.trainer.add_log_hook(lambda metrics, step, prefix: rates.append(metrics["lr"]))
     trainer.train(4)
@@ -65,7 +67,14 @@ def test_the_rate_is_that_of_the_paper() -> None:
 
 def test_patience_ends_a_run() -> None:
     trainer = TransformerTrainer(
-        model(), pairs(), pairs(False), lr=1e-9, warmup_steps=1, early_stopping_patience=2, device="cpu", progress=False
+        model(),
+        pairs(),
+        pairs(False),
+        lr=1e-9,
+        warmup_steps=1,
+        early_stopping_patience=2,
+        device="cpu",
+        progress=False,
     )
     trainer.trainer.early_stopping = None
     assert len(trainer.train(60)["val_loss"]) < 60
@@ -84,7 +93,9 @@ def test_any_module_and_the_familys_batches_will_do(tmp_path: Path) -> None:
             out: Tensor = self.out(self.table(src).mean(1, keepdim=True) + self.table(tgt))
             return out
 
-    trainer = TransformerTrainer(Bag(), built.data.train, built.data.valid, lr=1e-2, warmup_steps=2, device="cpu", progress=False)
+    trainer = TransformerTrainer(
+        Bag(), built.data.train, built.data.valid, lr=1e-2, warmup_steps=2, device="cpu", progress=False
+    )
     losses = trainer.train(3)["val_loss"]
     assert losses[-1] < losses[0]
 
@@ -93,7 +104,14 @@ def test_a_resume_goes_on_at_the_same_rate(tmp_path: Path) -> None:
     def run(epochs: int, folder: str) -> tuple[list[float], dict[str, Tensor]]:
         net = model()
         trainer = TransformerTrainer(
-            net, pairs(), lr=2e-3, warmup_steps=8, device="cpu", progress=False, log_every=1, checkpoint_dir=tmp_path / folder
+            net,
+            pairs(),
+            lr=2e-3,
+            warmup_steps=8,
+            device="cpu",
+            progress=False,
+            log_every=1,
+            checkpoint_dir=tmp_path / folder,
         )
         rates: list[float] = []
         trainer.trainer.add_log_hook(lambda metrics, step, prefix: rates.append(metrics["lr"]))

@@ -27,7 +27,11 @@ from tinsmith.families.seq2seq.pairs import load_pairs
         (1001, "eintausendeins", "one thousand one"),
         (21_121, "einundzwanzigtausendeinhunderteinundzwanzig", "twenty-one thousand one hundred twenty-one"),
         (101_000, "einhunderteintausend", "one hundred one thousand"),
-        (999_999, "neunhundertneunundneunzigtausendneunhundertneunundneunzig", "nine hundred ninety-nine thousand nine hundred ninety-nine"),
+        (
+            999_999,
+            "neunhundertneunundneunzigtausendneunhundertneunundneunzig",
+            "nine hundred ninety-nine thousand nine hundred ninety-nine",
+        ),
     ],
 )
 def test_numbers_in_words(n: int, de: str, en: str) -> None:
@@ -46,7 +50,8 @@ def test_numbers_as_num2words_has_them() -> None:
     from num2words import num2words
 
     for n in range(0, 1_000_000, 997):
-        assert german(n) == num2words(n, lang="de")
+        # num2words 0.5 says "einhunderteinstausend", Duden "einhunderteintausend"
+        assert german(n) == num2words(n, lang="de").replace("einstausend", "eintausend")
         assert english(n) == num2words(n, lang="en").replace(" and ", " ").replace(",", "")
 
 
@@ -91,9 +96,9 @@ def test_the_tables_are_one_to_one() -> None:
 
 def test_splits_share_no_source() -> None:
     parts = load_pairs(DataConfig(pairs=2000), 0)
-    train, valid, test = ({source for source, _ in getattr(parts, name)} for name in ("train", "valid", "test"))
-    assert not (train & valid or train & test or valid & test)
-    assert len(valid) > 10
+    splits = [{source for source, _ in part} for part in (parts.train, parts.valid, parts.test)]
+    assert sum(map(len, splits)) == len(set().union(*splits))
+    assert len(splits[1]) > 10
 
 
 def test_more_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +108,9 @@ def test_more_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         made_pairs(10, 0)
 
 
-@pytest.mark.skipif(find_spec("babel") is None or find_spec("num2words") is None, reason="Babel is not installed")
+@pytest.mark.skipif(
+    find_spec("babel") is None or find_spec("num2words") is None, reason="Babel is not installed"
+)
 def test_the_tables_of_cldr() -> None:
     tables = cldr_tables()
     assert ("Deutschland", "Germany") in tables.territories

@@ -18,7 +18,9 @@ KINDS: list[dict[str, Any]] = [{}, {"style": "plain"}, {"encoder_layers": 1}, {"
 
 def model(trained: bool = True, **options: Any) -> Transformer:
     torch.manual_seed(0)
-    made = Transformer(ModelConfig(**{"dim": 16, "num_heads": 2, "num_layers": 2, **options}), Seq2SeqSpec(V, 12))
+    made = Transformer(
+        ModelConfig(**{"dim": 16, "num_heads": 2, "num_layers": 2, **options}), Seq2SeqSpec(V, 12)
+    )
     if trained:
         with torch.no_grad():
             for parameter in made.parameters():
@@ -114,19 +116,25 @@ def test_reordered_rows_go_on_as_their_own(use_cache: bool) -> None:
 
 def test_plain_blocks_are_torchs_own() -> None:
     """The same numbers as ``nn.TransformerDecoderLayer`` (norm first, GELU) with our weights in it."""
-    net, (src, tgt) = model(style="plain", num_layers=1), sides()
+    net, (src, _) = model(style="plain", num_layers=1), sides()
     block = net.decoder[0]
     layer = torch.nn.TransformerDecoderLayer(16, 2, 48, 0.0, "gelu", batch_first=True, norm_first=True).eval()
     with torch.no_grad():
         layer.self_attn.in_proj_weight.copy_(block.attention.qkv.weight)
         layer.self_attn.in_proj_bias.copy_(block.attention.qkv.bias)
         layer.self_attn.out_proj.load_state_dict(block.attention.out.state_dict())
-        layer.multihead_attn.in_proj_weight.copy_(torch.cat([block.cross.query.weight, block.cross.source.weight]))
+        layer.multihead_attn.in_proj_weight.copy_(
+            torch.cat([block.cross.query.weight, block.cross.source.weight])
+        )
         layer.multihead_attn.in_proj_bias.copy_(torch.cat([block.cross.query.bias, block.cross.source.bias]))
         layer.multihead_attn.out_proj.load_state_dict(block.cross.out.state_dict())
         layer.linear1.load_state_dict(block.mlp.inp.state_dict())
         layer.linear2.load_state_dict(block.mlp.out.state_dict())
-        for mine, theirs in zip((block.attention_norm, block.cross_norm, block.mlp_norm), (layer.norm1, layer.norm2, layer.norm3), strict=True):
+        for mine, theirs in zip(
+            (block.attention_norm, block.cross_norm, block.mlp_norm),
+            (layer.norm1, layer.norm2, layer.norm3),
+            strict=True,
+        ):
             theirs.load_state_dict(mine.state_dict())
         x, memory = torch.randn(3, 5, 16), torch.randn(3, 5, 16)
         blocked = src == 0

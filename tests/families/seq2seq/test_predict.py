@@ -49,7 +49,9 @@ def test_without_the_cache_it_is_the_same(user: Translator, options: dict[str, A
 
 
 def test_special_tokens_never_come_and_the_end_once(user: Translator) -> None:
-    out = user.generate(TEXTS, do_sample=True, temperature=4.0, seed=0, num_return_sequences=10, return_dict_in_generate=True)
+    out = user.generate(
+        TEXTS, do_sample=True, temperature=4.0, seed=0, num_return_sequences=10, return_dict_in_generate=True
+    )
     for row, mask in zip(out.sequences.tolist(), out.mask.tolist(), strict=True):
         ids = [i for i, kept in zip(row, mask, strict=True) if kept]
         assert not {0, 1, 3} & set(ids)
@@ -65,7 +67,10 @@ def test_lengths_and_streams(user: Translator) -> None:
     assert user.generate(TEXTS[:2], max_length=1) == ["", ""]
     pieces: list[str] = []
     assert user.generate(TEXTS[0], stream=pieces.append) == "".join(pieces)
-    best, scored = user.generate(TEXTS[:1], num_beams=4, num_return_sequences=4)[0], user([{"text": TEXTS[0], "num_beams": 4, "output_scores": True}])
+    best, scored = (
+        user.generate(TEXTS[:1], num_beams=4, num_return_sequences=4)[0],
+        user([{"text": TEXTS[0], "num_beams": 4, "output_scores": True}]),
+    )
     assert scored[0]["translation"] == best[0]
     assert sum(scored[0]["scores"]) == pytest.approx(scored[0]["logprob"])
 
@@ -73,17 +78,19 @@ def test_lengths_and_streams(user: Translator) -> None:
 def test_mistakes_are_named(user: Translator) -> None:
     with pytest.raises(DataError, match="input 1: an empty text"):
         user(["tin", ""])
-    with pytest.raises(DataError, match="input 1: a text of .* longer than the model's 128"):
+    with pytest.raises(DataError, match=r"input 1: a text of .* longer than the model's 128"):
         user.generate(["tin", "the red tin " * 100])
     with pytest.raises(ConfigError, match="Did you mean: num_beams"):
         user([{"text": "tin", "num_beam": 4}])
-    with pytest.raises(ConfigError, match="temperature=0.5 contradicts do_sample=false"):
+    with pytest.raises(ConfigError, match=r"temperature=0\.5 contradicts do_sample=false"):
         user.generate("tin", temperature=0.5)
     with pytest.raises(DataError, match="input 0: a text"):
         user([["tin"]])
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json"]
+)
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "model"
     copy.mkdir()

@@ -55,7 +55,9 @@ def test_padding_does_not_count() -> None:
     task = Seq2SeqTask(Table(), label_smoothing=0.1)
     out = task((src, tgt), Context())
     logits = task.model(src, tgt[:, :-1])
-    expected = F.cross_entropy(logits.flatten(0, 1), tgt[:, 1:].flatten(), ignore_index=0, label_smoothing=0.1)
+    expected = F.cross_entropy(
+        logits.flatten(0, 1), tgt[:, 1:].flatten(), ignore_index=0, label_smoothing=0.1
+    )
     assert out.loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert float(out.weight) == int((tgt[:, 1:] != 0).sum())
     wider = F.pad(tgt, (0, 5))
@@ -72,6 +74,7 @@ def test_nothing_but_padding_is_a_loss_of_zero() -> None:
     assert all(p.grad is None or not p.grad.any() for p in task.parameters())
 
 
+@torch.no_grad()
 def test_perplexity_is_over_all_tokens_and_not_smoothed() -> None:
     src, tgt = batch()
     task = Seq2SeqTask(Table(), label_smoothing=0.3)

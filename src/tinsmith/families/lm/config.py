@@ -65,7 +65,9 @@ class DataConfig:
         check(self.context >= 2, "data.context", self.context, "2 or more")
         check(self.max_bytes >= 0, "data.max_bytes", self.max_bytes, "0 (all) or more")
         check(self.vocab_size >= 260, "data.vocab_size", self.vocab_size, "260 (bytes, special ones) or more")
-        check(0 <= self.stride <= self.context, "data.stride", self.stride, f"0 to data.context={self.context}")
+        check(
+            0 <= self.stride <= self.context, "data.stride", self.stride, f"0 to data.context={self.context}"
+        )
         both = not (self.stride and self.packing == "fit")
         check(both, "data.stride", self.stride, "0 with data.packing=fit: its rows are whole documents")
         check(0 < self.valid_share < 0.5, "data.valid_share", self.valid_share, "above 0, below 0.5")

@@ -133,7 +133,9 @@ def build_data(cfg: LMConfig) -> Data:
     tokens = fit_tokens(cfg, documents.train)
     ids = {name: encode_documents(tokens, getattr(documents, name)) for name in ("train", "valid", "test")}
     counts = {name: sum(map(len, parts)) for name, parts in ids.items()}
-    log.info("%s; %d kinds of tokens", ", ".join(f"{n} {c:,} tokens" for n, c in counts.items()), tokens.vocab_size)
+    log.info(
+        "%s; %d kinds of tokens", ", ".join(f"{n} {c:,} tokens" for n, c in counts.items()), tokens.vocab_size
+    )
     loaders: dict[str, Loader | None] = {"test": None}
     for name, parts in ids.items():
         if parts:

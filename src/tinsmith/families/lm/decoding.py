@@ -19,7 +19,9 @@ class PromptDecoder:
         use_cache: keep keys and values; else everything is read again for each token (the slow twin).
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], use_cache: bool = True) -> None:
+    def __init__(
+        self, model: LanguageModel, prompts: Sequence[Sequence[int]], use_cache: bool = True
+    ) -> None:
         self.model, self.use_cache = model, use_cache
         device = model.embed.weight.device
         longest = max(map(len, prompts))

@@ -112,7 +112,10 @@ def _split(documents: list[str], cfg: DataConfig, seed: int, test: bool = True) 
     share = cfg.test_share if test else 0.0
     if len(documents) == 1:
         return _split_one(documents[0], cfg.valid_share, share)
-    rows = [{"text": text, "group": xxhash.xxh3_128_hexdigest(text.encode("utf-8", "replace"))} for text in documents]
+    rows = [
+        {"text": text, "group": xxhash.xxh3_128_hexdigest(text.encode("utf-8", "replace"))}
+        for text in documents
+    ]
     corpus = split_rows(rows, cfg.valid_share, share, seed)
     parts = ([row["text"] for row in getattr(corpus, name)] for name in ("train", "valid", "test"))
     return Documents(*parts)

@@ -82,7 +82,10 @@ class LanguageModelTrainer:
             save_folder(self.model, self.tokenizer, folder, self.model.cfg)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.state_dict().items()}
+            weights = {
+                name: value.detach().cpu().contiguous().clone()
+                for name, value in self.model.state_dict().items()
+            }
             replace_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
         log.info("wrote %s", folder)
 

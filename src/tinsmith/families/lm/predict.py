@@ -146,9 +146,9 @@ class TextGenerator(Predictor):
             )
         if not self.model.modern and size - 1 + cfg.limit(size - 1) > context:
             raise DataError(
-                f"input {number}: a prompt of {size - 1} tokens and {cfg.limit(size - 1)} new ones do not fit "
-                f"into the context of {context}, and learned positions end there: set "
-                f"max_new_tokens={context - size + 1}"
+                f"input {number}: a prompt of {size - 1} tokens and {cfg.limit(size - 1)} new ones do not "
+                f"fit into the context of {context}, and learned positions end there: "
+                f"set max_new_tokens={context - size + 1}"
             )
         return ids
 

@@ -74,8 +74,16 @@ def examples(predictor: TextGenerator, data: Data) -> list[dict[str, Any]]:
     options: dict[str, Any] = {"max_new_tokens": min(60, room), "seed": 0}
     if predictor.generation.num_beams == 1:
         options |= {"do_sample": True, "temperature": 0.8}
-    rows = [[prompt, answer] for prompt, answer in zip(picked, predictor.generate(picked, **options), strict=True)]
-    return [{"title": "beginnings that it never saw, continued", "columns": ["prompt", "continuation"], "rows": rows}]
+    rows = [
+        [prompt, answer] for prompt, answer in zip(picked, predictor.generate(picked, **options), strict=True)
+    ]
+    return [
+        {
+            "title": "beginnings that it never saw, continued",
+            "columns": ["prompt", "continuation"],
+            "rows": rows,
+        }
+    ]
 
 
 def _build_model(cfg: LMConfig, spec: LMSpec) -> nn.Module:

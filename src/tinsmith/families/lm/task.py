@@ -36,7 +36,9 @@ class LanguageModelTask(Task):
     def forward(self, batch: Any, ctx: Context) -> StepOutput:
         """The loss; its weight is the number of targets that count."""
         inputs, targets = split_batch(batch)
-        logits = self.model(**inputs) if isinstance(self.model, LanguageModel) else self.model(inputs["tokens"])
+        logits = (
+            self.model(**inputs) if isinstance(self.model, LanguageModel) else self.model(inputs["tokens"])
+        )
         total = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
         count = (targets != IGNORED).sum()
         return StepOutput(total / count.clamp(min=1), count)
@@ -77,8 +79,9 @@ def split_batch(batch: Any) -> tuple[dict[str, Tensor], Tensor]:
     """Keyword arguments of the model, and the targets [B, T]."""
     if isinstance(batch, dict):
         if "input_ids" in batch:  # as Hugging Face's collators give them: not shifted
-            labels = batch.get("labels", batch["input_ids"])
-            return {"tokens": batch["input_ids"][:, :-1]}, labels[:, 1:]
+            ids = batch["input_ids"]
+            labels = batch.get("labels", ids)
+            return {"tokens": ids[:, :-1]}, labels[:, 1:]
         inputs = {name: batch[name] for name in ("tokens", "segments", "positions") if name in batch}
         return inputs, batch["targets"]
     if isinstance(batch, Tensor):

@@ -36,7 +36,9 @@ class PairDataset(BatchDataset):
         lengths: what to sort by for batches of little padding [N]: by the target's length, then the source's.
     """
 
-    def __init__(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int = 0) -> None:
+    def __init__(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], pad_id: int = 0
+    ) -> None:
         self._sides = [_Flat(sources), _Flat(targets)]
         self.pad_id = pad_id
         source, target = (torch.from_numpy(side.lengths) for side in self._sides)
@@ -84,8 +86,8 @@ def build_data(cfg: Seq2SeqConfig) -> Data:
         MissingExtraError: the package ``tokenizers`` is not installed.
     """
     pairs = load_pairs(cfg.data, cfg.seed)
-    texts = [[pair[side] for pair in pairs.train] for side in (0, 1)]
-    tokenizer = train_joint_bpe_tokenizer(*texts, cfg.data.vocab_size, cfg.data.min_frequency)
+    sources, targets = ([pair[side] for pair in pairs.train] for side in (0, 1))
+    tokenizer = train_joint_bpe_tokenizer(sources, targets, cfg.data.vocab_size, cfg.data.min_frequency)
     loaders: dict[str, Loader | None] = {}
     for name in ("train", "valid", "test"):
         chosen = getattr(pairs, name)

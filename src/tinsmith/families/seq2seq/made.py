@@ -48,7 +48,9 @@ def made_pairs(count: int, seed: int, tables: str = "builtin") -> list[Pair]:
         found.setdefault(source, target)
         tries += 1
         if tries > 50 * count + 1000:
-            raise ConfigError(f"data.pairs={count}: only {len(found)} different pairs were found: ask for less")
+            raise ConfigError(
+                f"data.pairs={count}: only {len(found)} different pairs were found: ask for less"
+            )
     return list(found.items())
 
 
@@ -210,7 +212,9 @@ def builtin_tables() -> Tables:
     months = list(zip(_MONTHS.split(), _ENGLISH_MONTHS.split(), strict=True))
     weekdays = list(zip(_WEEKDAYS.split(), _ENGLISH_DAYS.split(), strict=True))
     territories, languages = ([(de, en) for de, en in _rows(text)] for text in (_TERRITORIES, _LANGUAGES))
-    currencies, units, spans = ([_forms(row) for row in _rows(text)] for text in (_CURRENCIES, _UNITS, _SPANS))
+    currencies, units, spans = (
+        [_forms(row) for row in _rows(text)] for text in (_CURRENCIES, _UNITS, _SPANS)
+    )
 
     def number(n: int) -> Pair:
         return numerals.german(n), numerals.english(n)
@@ -249,7 +253,9 @@ def cldr_tables() -> Tables:
         return [(left[code], right[code]) for code in sorted(right) if accept(code) and code in left]
 
     def dates(kind: str, keys: range) -> list[Pair]:
-        return [(getattr(de, kind)["format"]["wide"][k], getattr(en, kind)["format"]["wide"][k]) for k in keys]
+        return [
+            (getattr(de, kind)["format"]["wide"][k], getattr(en, kind)["format"]["wide"][k]) for k in keys
+        ]
 
     def number(n: int) -> Pair:
         return num2words(n, lang="de"), num2words(n, lang="en")
@@ -269,7 +275,9 @@ def cldr_tables() -> Tables:
 def _currency(code: str) -> Forms:
     from babel.numbers import get_currency_name
 
-    one, many, en_one, en_many = (get_currency_name(code, count=n, locale=tag) for tag in ("de", "en") for n in (1, 2))
+    one, many, en_one, en_many = (
+        get_currency_name(code, count=n, locale=tag) for tag in ("de", "en") for n in (1, 2)
+    )
     return one, many, en_one, en_many
 
 

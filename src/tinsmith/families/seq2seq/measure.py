@@ -32,7 +32,8 @@ def bleu(translations: Sequence[str], references: Sequence[str]) -> dict[str, An
         MissingExtraError: sacrebleu is not installed.
     """
     try:
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
     except ImportError:
         raise missing_extra("BLEU", "seq2seq") from None
     metric = BLEU()

@@ -66,7 +66,9 @@ def load_pairs(cfg: DataConfig, seed: int) -> Pairs:
         return _split(made_pairs(cfg.pairs, seed, cfg.tables), cfg, seed)
     train = read_pairs(cfg.path, cfg.target, cfg)
     held = {
-        name: read_pairs(getattr(cfg, name), getattr(cfg, f"{name}_target"), cfg) if getattr(cfg, name) else []
+        name: read_pairs(getattr(cfg, name), getattr(cfg, f"{name}_target"), cfg)
+        if getattr(cfg, name)
+        else []
         for name in ("valid", "test")
     }
     if not held["valid"]:
@@ -142,7 +144,9 @@ def _split(pairs: list[Pair], cfg: DataConfig, seed: int, test: bool = True) -> 
     """By a hash of (seed, source): all targets of a source stay together."""
     rows = [{"text": source, "target": target} for source, target in pairs]
     corpus = split_rows(rows, cfg.valid_share, cfg.test_share if test else 0.0, seed)
-    parts = ([(row["text"], row["target"]) for row in getattr(corpus, name)] for name in ("train", "valid", "test"))
+    parts = (
+        [(row["text"], row["target"]) for row in getattr(corpus, name)] for name in ("train", "valid", "test")
+    )
     return Pairs(*parts)
 
 

@@ -28,8 +28,8 @@ def table(predictor: Translator, data: Data, split: str) -> list[dict[str, Any]]
 
     ``loss``, ``perplexity`` and ``accuracy`` are over all tokens of the split; ``exact_match`` and BLEU
     (where sacrebleu is installed) over the translations of its first 2,000 pairs, as the model's settings of
-    generation have them. ``copy`` gives the source itself, ``nearest`` the target of the most similar of 5,000 training
-    sources, ``constant`` the most frequent target.
+    generation have them. ``copy`` gives the source itself, ``nearest`` the target of the most similar of
+    5,000 training sources, ``constant`` the most frequent target.
 
     Raises:
         DataError: the split is empty, or its tokens are not the model's.
@@ -40,7 +40,8 @@ def table(predictor: Translator, data: Data, split: str) -> list[dict[str, Any]]
     tokenizer = data.artifacts["tokenizer"]
     if predictor.tokenizer.fingerprint != tokenizer.fingerprint:
         raise DataError(
-            "the joint byte pairs of these data are not the model's: evaluate with the data that it learned from"
+            "the joint byte pairs of these data are not the model's: evaluate with the data that it learned "
+            "from"
         )
     own = _scored(predictor, loader)
     pairs, train = getattr(data.artifacts["pairs"], split)[:_TRANSLATED], data.artifacts["pairs"].train
@@ -58,7 +59,10 @@ def table(predictor: Translator, data: Data, split: str) -> list[dict[str, Any]]
     constant = [measure.most_frequent([b for _, b in train])] * len(sources)
     others = {"copy": sources, "nearest": nearest, "constant": constant}
     first = {"name": "seq2seq", **own, **measure.scores(translations, references), "sentences_per_sec": rate}
-    return [first, *({"name": name, **_unsigned(measure.scores(texts, references))} for name, texts in others.items())]
+    return [
+        first,
+        *({"name": name, **_unsigned(measure.scores(texts, references))} for name, texts in others.items()),
+    ]
 
 
 def _unsigned(scores: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +83,9 @@ def examples(predictor: Translator, data: Data) -> list[dict[str, Any]]:
     sources = [source for source, _ in picked]
     answers = predictor.generate(sources, num_return_sequences=1, return_dict_in_generate=False)
     rows = [[source, answer, target] for (source, target), answer in zip(picked, answers, strict=True)]
-    return [{"title": "pairs that it never saw", "columns": ["source", "translation", "reference"], "rows": rows}]
+    return [
+        {"title": "pairs that it never saw", "columns": ["source", "translation", "reference"], "rows": rows}
+    ]
 
 
 def _build_model(cfg: Seq2SeqConfig, spec: Seq2SeqSpec) -> nn.Module:
