@@ -301,7 +301,8 @@ def _uniform(seeds: Sequence[int], each: int, steps: int) -> NDArray[np.float64]
 
 def penalised(logprob: float, length: int, power: float) -> float:
     """``logprob / length^power``: Hugging Face's ``length_penalty``; the end counts as a token."""
-    return logprob / float(max(1, length)) ** power
+    scale: float = max(1, length) ** power
+    return logprob / scale
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from families.tiny import build
 
-from tinsmith.errors import DataError
+from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.seq2seq import train_joint_bpe_tokenizer
 from tinsmith.families.seq2seq.config import DataConfig
 from tinsmith.families.seq2seq.data import PairDataset
@@ -108,6 +108,11 @@ def test_an_empty_line_is_named_or_skipped(tmp_path: Path) -> None:
     pairs = read_pairs(de, en, DataConfig(on_bad_record="skip"))
     assert len(pairs) == 11
     assert (GERMAN[3], ENGLISH[3]) not in pairs[3:4]
+
+
+def test_columns_without_a_file_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.columns=.* set data\.path"):
+        load_pairs(DataConfig(columns={"source": "2", "target": "1"}), 0)
 
 
 def test_columns_with_and_without_a_header(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def split_batch(batch: Any) -> tuple[dict[str, Tensor], Tensor]:
     """Keyword arguments of the model, and the targets [B, T]."""
     if isinstance(batch, dict):
         if "input_ids" in batch:  # as Hugging Face's collators give them: not shifted
-            ids = batch["input_ids"]
-            labels = batch.get("labels", ids)
+            ids: Tensor = batch["input_ids"]
+            labels: Tensor = batch.get("labels", ids)
             return {"tokens": ids[:, :-1]}, labels[:, 1:]
         inputs = {name: batch[name] for name in ("tokens", "segments", "positions") if name in batch}
         return inputs, batch["targets"]

@@ -73,7 +73,6 @@ class DataConfig:
             check(bool(getattr(self, name)) or not side, f"data.{name}_target", side, f"set data.{name} too")
         need = self.path or not (self.target or self.valid or self.test)
         check(bool(need), "data.path", self.path, "needed where another file is given")
-        check(bool(self.path) or not self.columns, "data.columns", self.columns, "needs data.path")
         unknown = sorted(set(self.columns) - {"source", "target"})
         check(not unknown, "data.columns", unknown, "source and target")
 

@@ -258,7 +258,8 @@ def cldr_tables() -> Tables:
         ]
 
     def number(n: int) -> Pair:
-        return num2words(n, lang="de"), num2words(n, lang="en")
+        german = num2words(n, lang="de").replace("einstausend", "eintausend")  # as Duden has 101,000
+        return german, num2words(n, lang="en")
 
     return Tables(
         months=dates("months", range(1, 13)),

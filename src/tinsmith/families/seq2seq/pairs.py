@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from tinsmith.errors import DataError
+from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.seq2seq.config import DataConfig
 from tinsmith.families.seq2seq.made import made_pairs
 from tinsmith.text.corpora import split_rows
@@ -61,8 +61,13 @@ def load_pairs(cfg: DataConfig, seed: int) -> Pairs:
 
     Raises:
         DataError: files that cannot be read, do not belong together, or hold too little.
+        ConfigError: columns, but no file.
     """
     if not cfg.path:
+        if cfg.columns:  # here, so that a preset of columns is valid before a path is
+            raise ConfigError(
+                f"data.columns={dict(cfg.columns)} says how a file is read: set data.path to it"
+            )
         return _split(made_pairs(cfg.pairs, seed, cfg.tables), cfg, seed)
     train = read_pairs(cfg.path, cfg.target, cfg)
     held = {
