@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--hour", action="store_true")
+    parser.add_argument("--puzzles", action="store_true", help="hours of training on puzzles")
     parser.add_argument("--runs", default="runs/bench", help="where the run folders go")
     parser.add_argument("--output", help="a file for all results as JSON")
     args = parser.parse_args()
@@ -35,6 +36,9 @@ def main() -> int:
         run("codec_overfit"),
         run("lm_speed"),
         run("seq2seq_made", "--runs", args.runs),
+        run("trm_generator"),
+        run("retrieval_speed"),
+        run("trm_speed"),
     ]
     if os.environ.get("TINSMITH_DATA"):
         results.append(run("codec_quality", "--runs", args.runs))
@@ -50,6 +54,8 @@ def main() -> int:
             results.append(run("codec_quality", *hour, "--runs", args.runs, "preset=deep"))
     else:
         print("skipped: the codec's quality, speed and STS; set TINSMITH_DATA to the folder of real data")
+    if args.puzzles:
+        results += [run("trm_sudoku"), run("trm_curriculum")]
     rows = [{"benchmark": result["benchmark"], **bar} for result in results for bar in result["bars"]]
     print(f"\nall bars\n{table(rows)}")
     if args.output:

@@ -25,20 +25,21 @@ COMMON = [
     "trainer.max_steps=2",
     "trainer.max_minutes=0",
     "device=cpu",
-    "data.valid_share=0.2",
-    "data.test_share=0.2",
 ]
+SHARES = ["data.valid_share=0.2", "data.test_share=0.2"]
 TRANSFORMER = ["model.dim=8", "model.num_heads=2", "model.num_layers=1", "data.vocab_size=300"]
 TINY = {
-    "codec": ["model.dim=8", "model.dilations=[1]", "teacher.name=teacher"],
+    "codec": [*SHARES, "model.dim=8", "model.dilations=[1]", "teacher.name=teacher"],
     "lattice": [
+        *SHARES,
         *("model.size=[3,2,2]", "model.steps=3", "model.channels=2", "model.bottleneck=4"),
         *("data.max_samples=40", "dialogue_data.max_pairs=40", "teacher.name=teacher"),
     ],
-    "lm": [*TRANSFORMER, "data.context=32", "data.stride=0"],
-    "seq2seq": TRANSFORMER,
+    "lm": [*SHARES, *TRANSFORMER, "data.context=32", "data.stride=0"],
+    "seq2seq": [*SHARES, *TRANSFORMER],
+    "trm": ["data.train=40", "data.valid=8", "data.test=8"],
 }
-PATHLESS = {"seq2seq": "data.pairs=200"}  # what a command without data of its own reads
+PATHLESS = {"seq2seq": ["data.pairs=200"], "trm": []}  # what a command without data of its own reads
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -65,6 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text("\n".join(SENTENCES), "utf-8")
     pairs = "".join(f"{text} {other},{other} {text}\n" for text in SENTENCES for other in SENTENCES)
     (tmp_path / "pairs.csv").write_text(f"question,answer\n{pairs}", "utf-8")
+    (tmp_path / "puzzles.txt").write_text("1.3..4.2.1.34.2.\n", "utf-8")
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((60, 32), np.float32))
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES) * 20, "utf-8")
     for name in ("train.de", "train.en"):
@@ -81,7 +83,7 @@ def test_commands_run(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -
         words = shlex.split(line.rpartition("| ")[2], comments=True)[1:]
         if words[0] == "train":
             given = any(word.startswith("data.path=") for word in words)
-            data = [] if given else [PATHLESS.get(words[1], "data.path=sentences.jsonl")]
+            data = [] if given else PATHLESS.get(words[1], ["data.path=sentences.jsonl"])
             words += [*TINY[words[1]], *COMMON, *data]
         if words[0] == "eval" and "--require" in words:
             words[words.index("--require") + 1] = "cosine>=-1"

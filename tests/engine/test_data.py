@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from tinsmith.engine.data import BatchDataset, Loader, sample_order, to_device
+from tinsmith.engine.data import AugmentedDataset, BatchDataset, Loader, sample_order, to_device
 from tinsmith.engine.seed import get_rng_state
 from tinsmith.errors import ConfigError
 
@@ -26,6 +26,19 @@ class Rows(BatchDataset):
     def batch(self, indices: Tensor) -> Tensor:
         self.fetched.append(indices.tolist())
         return indices.clone()
+
+
+class Drawn(AugmentedDataset):
+    """Says what it was asked for."""
+
+    def __len__(self) -> int:
+        return 11
+
+    def batch(self, indices: Tensor) -> Tensor:
+        raise AssertionError("a loader asks for the augmented ones")
+
+    def augmented(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
+        return torch.stack([indices, torch.full_like(indices, seed), torch.full_like(indices, epoch)], 1)
 
 
 class Noisy(Dataset[Tensor]):
@@ -252,3 +265,15 @@ def test_batches_of_every_shape_move() -> None:
     moved = to_device(pair, torch.device("meta"))
     assert moved[0].device.type == moved[1]["a"][0].device.type == "meta"
     assert moved[1]["a"][1] == "text"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_augmented_data_set_is_told_seed_and_epoch(workers: int) -> None:
+    loader = Loader(Drawn(), 4, shuffle=True, seed=5, num_workers=workers)
+    for epoch in (0, 3):
+        rows = torch.cat([batch for _, batch in loader.epoch(epoch)])
+        assert rows[:, 0].tolist() == loader.order(epoch).tolist()
+        assert rows[:, 1].unique().tolist() == [5]
+        assert rows[:, 2].unique().tolist() == [epoch]
+    rest = torch.cat([batch for _, batch in loader.epoch(3, cursor=4)])
+    assert torch.equal(rest, rows[4:])

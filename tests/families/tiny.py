@@ -16,6 +16,7 @@ from tinsmith.engine.contract import Data, Family, Task
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
 from tinsmith.families import FAMILIES, load_family
+from tinsmith.families.trm.sudoku import generate, show
 from tinsmith.run import build_trainer
 
 COMMON = ["device=cpu", "threads=1", "trainer.log_every=1", "logger.tensorboard=false"]
@@ -114,6 +115,18 @@ def log_vocabulary(task: Any, batch: Any) -> float:
     return math.log(task.model.spec.vocab_size)
 
 
+def trm(folder: Path) -> list[str]:
+    """A few sudokus of side 4, eight clues each."""
+    data = ["data.clues=8", "data.train=64", "data.valid=16", "data.test=16"]
+    model = ["model.dim=32", "model.depth=1", "halt.max_steps=4", "optimizer.lr=1e-2"]
+    return [*data, *model, "trainer.batch_size=8", "trainer.max_steps=12"]
+
+
+def trm_first_loss(task: Any, batch: Any) -> float:
+    """At the start all six tokens are as likely, and the halting head says no (rightly) at its bias."""
+    return math.log(6) + 0.5 * math.log1p(math.exp(-5))
+
+
 @dataclass(frozen=True)
 class Tiny:
     """``settings(folder)`` makes the data; ``first_loss(task, batch)`` is the loss that theory expects of
@@ -131,6 +144,9 @@ TINY = {
     "lattice": Tiny(lattice, lattice_first_loss, sentences(5), ("score", 0.9)),
     "lm": Tiny(lm, log_vocabulary, ["the red", "a", "iron", "tin", "his house"], ("accuracy", 0.85)),
     "seq2seq": Tiny(seq2seq, log_vocabulary, sentences(5), ("accuracy", 0.95)),
+    "trm": Tiny(
+        trm, trm_first_loss, [show(b) for b in generate(5, 4, 8, seed=9).boards], ("cell_accuracy", 0.97)
+    ),
 }
 
 

@@ -50,6 +50,14 @@ class BatchDataset(ABC):
         """The batch of the samples ``indices`` (int64 [B])."""
 
 
+class AugmentedDataset(BatchDataset):
+    """A ``BatchDataset`` whose samples are drawn anew in each epoch."""
+
+    @abstractmethod
+    def augmented(self, indices: Tensor, seed: int, epoch: int) -> Any:
+        """The batch of the samples ``indices``; a sample's noise is a function of (seed, epoch, index)."""
+
+
 def derive_seed(*parts: int) -> int:
     """A 63-bit seed from integers, well mixed: neighbours give unrelated streams (numpy's SeedSequence)."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -78,9 +86,10 @@ class Loader:
     """Batches of a map-style data set, exactly resumable.
 
     Args:
-        dataset: a ``BatchDataset``, a ``TensorDataset`` (both read without Python per sample), or anything
-            with ``__len__`` and ``__getitem__``. What its ``__getitem__`` draws from the global generators
-            (torch, numpy, random) is a function of (seed, epoch, index). Arrays larger than the memory:
+        dataset: a ``BatchDataset`` (an ``AugmentedDataset`` draws anew in each epoch) or a ``TensorDataset``
+            (all read without Python per sample), or anything with ``__len__`` and ``__getitem__``. What its
+            ``__getitem__`` draws from the global generators (torch, numpy, random) is a function of (seed,
+            epoch, index). Arrays larger than the memory:
             ``TensorDataset(torch.from_numpy(np.load(path, mmap_mode="c")))``.
         batch_size: samples in a batch; None: each is a batch already, and ``collate`` is not used.
         shuffle: a new order each epoch; else the data set's own.
@@ -220,6 +229,8 @@ def _first(samples: list[Any]) -> Any:
 
 
 def _fetcher(dataset: Any, collate: Collate | None) -> Fetch:
+    if isinstance(dataset, AugmentedDataset):
+        return dataset.augmented
     if isinstance(dataset, BatchDataset):
         return _FetchBatch(dataset)
     if type(dataset) is TensorDataset and collate in (None, default_collate):
