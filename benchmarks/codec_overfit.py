@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tinsmith import Trainer
 from tinsmith.compose import compose
+from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.data import BatchDataset, Loader
 from tinsmith.engine.seed import set_seed
 from tinsmith.families import load_family
-from tinsmith.run import build_trainer
 
 
 class FirstRows(BatchDataset):

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import trained
 from shown import data_folder, show
 
-from tinsmith import console, run, runs
-from tinsmith.compose import compose
+from tinsmith import console
 from tinsmith.engine.loggers import read_metrics
 
 ABOVE_PCA = {64: 0.752, 128: 0.875}  # numbers -> PCA's cosine where the bar was set, for comparison
@@ -65,16 +65,9 @@ def main() -> int:
 
 def train(name: str, settings: list[str], root: str) -> tuple[list[dict[str, Any]], float, Path]:
     """Train a run; its table over the test split, its minutes from start to end, and its folder."""
-    resolved = compose("lattice", [f"name={name}", *settings])
-    folders: list[Path] = []
-
-    def make_folder() -> Path:
-        folders.append(runs.start_run(root, resolved, sys.argv))
-        return folders[0]
-
     start = time.monotonic()
-    run.train("lattice", resolved.cfg, make_folder)
-    minutes, path = (time.monotonic() - start) / 60, folders[0]
+    _, path = trained.train("lattice", [f"name={name}", *settings], root)
+    minutes = (time.monotonic() - start) / 60
     print(f"{name}: {path}, {minutes:.1f} minutes in all", file=sys.stderr)
     table: list[dict[str, Any]] = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]
     return table, minutes, path

@@ -25,9 +25,9 @@ import torch
 from shown import data_folder, show
 
 from tinsmith.compose import compose
+from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.seed import set_seed
 from tinsmith.families import load_family
-from tinsmith.run import build_trainer
 from tinsmith.text.corpora import load_corpus
 from tinsmith.text.store import build_store
 from tinsmith.text.teachers import EmbeddingLoader

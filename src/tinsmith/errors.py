@@ -60,6 +60,25 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean: {close[0]}?" if close else ""
 
 
+def check(ok: bool, key: str, value: object, allowed: str) -> None:
+    """Raise ``ConfigError`` "``key``=``value`` is not allowed: ``allowed``" unless ``ok``.
+
+    Write the condition so that NaN fails it: ``check(lr > 0, ...)``, not ``check(not lr <= 0, ...)``.
+    """
+    if not ok:
+        shown = f"'{value}'" if isinstance(value, str) else value
+        raise ConfigError(f"{key}={shown} is not allowed: {allowed}.")
+
+
+def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ``ConfigError`` with the nearest and all choices unless ``value`` is one of them."""
+    names = list(choices)
+    if value not in names:
+        raise ConfigError(
+            f"{key}='{value}': no such choice.{did_you_mean(value, names)} All: {', '.join(names)}."
+        )
+
+
 def missing_extra(what: str, extra: str) -> MissingExtraError:
     """The error for a feature ``what`` whose optional dependencies ``extra`` are not installed."""
     return MissingExtraError(f"{what} needs the extra '{extra}'. Run: pip install 'tinsmith[{extra}]'")

@@ -22,13 +22,12 @@ from tinsmith.console import to_json
 from tinsmith.durable import replace_bytes
 from tinsmith.engine import checkpoint, snapshot
 from tinsmith.engine.config import CurriculumStage, RunConfig
+from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.contract import Data, Family, Task
 from tinsmith.engine.curriculum import Built, CurriculumScheduler
 from tinsmith.engine.device import get_device, log_model_info
 from tinsmith.engine.loggers import JsonlLogger, TensorBoardLogger
-from tinsmith.engine.optim import get_optimizer
 from tinsmith.engine.resources import ResourceMonitor
-from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
 from tinsmith.errors import ConfigError, DivergedError
@@ -167,7 +166,7 @@ def _assemble(
         folder = open_folder()
     else:  # the others know its name and leave it alone
         folder = Path(ranks.share(str(open_folder()) if ranks.first else None))
-    trainer = build_trainer(cfg, task, folder / "checkpoints", ranks)
+    trainer = build_trainer(cfg, task, folder / "checkpoints", ranks, progress=not console.is_quiet())
     if ranks is None or ranks.first:
         trainer.monitor = ResourceMonitor(**asdict(cfg.resources), path=folder / "resources.jsonl")
     return Assembled(family, whole_cfg, cfg, folder, data, task, trainer)
@@ -193,49 +192,6 @@ def stage_config(family: Family, cfg: Any, stage: CurriculumStage) -> Any:
         setattr(getattr(cfg, section), name, value)
     cfg.validate()
     return cfg
-
-
-def build_trainer(cfg: Any, task: Task, checkpoint_dir: Path, ranks: Ranks | None = None) -> Trainer:
-    """The trainer of a config. Settings of ``optimizer`` beyond the common ones go to ``get_optimizer``."""
-    options = asdict(cfg.optimizer)
-    kind, lr, decay = (options.pop(key) for key in ("name", "lr", "weight_decay"))
-    if kind != "muon":
-        options.pop("muon_lr", None)  # of matrices that Muon moves
-    task.to(get_device(cfg.device) if ranks is None else ranks.device)
-    optimizer = get_optimizer(task, kind, lr=lr, weight_decay=decay, **options)
-    t = cfg.trainer
-    epochs = None if t.max_steps or t.max_minutes else t.epochs
-    scheduler = get_scheduler(
-        optimizer,
-        cfg.scheduler.name,
-        total_epochs=epochs,
-        warmup_ratio=cfg.scheduler.warmup,
-        min_lr=cfg.scheduler.min_lr,
-    )
-    return Trainer(
-        task,
-        optimizer,
-        scheduler,
-        device=cfg.device,
-        grad_clip=t.grad_clip,
-        mixed_precision=t.mixed_precision,
-        accumulate=t.accumulate,
-        ema=t.ema or None,
-        log_every=t.log_every,
-        checkpoint_dir=checkpoint_dir,
-        seed=cfg.seed,
-        max_steps=t.max_steps,
-        max_minutes=t.max_minutes,
-        eval_every=t.eval_every,
-        save_seconds=t.save_seconds,
-        keep_checkpoints=t.keep_checkpoints,
-        on_nonfinite=t.on_nonfinite,
-        on_spike=t.on_spike,
-        spike_factor=t.spike_factor,
-        deterministic=t.deterministic,
-        progress=not console.is_quiet(),
-        ranks=ranks,
-    )
 
 
 # ---- training ---------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Folders that show any damage: ``MANIFEST.json``, written last, has the size and digest of each file."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,27 @@ def read_sealed(folder: Path, what: str, names: Iterable[str]) -> dict[str, byte
         (folder / name).stat()
     known = read_manifest(folder, what, names)
     return {name: read_entry(folder / name, known[name], what) for name in names}
+
+
+def model_folder(path: str | Path) -> Path:
+    """A ``model/`` folder, given it or the run folder that holds it."""
+    return Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
+
+
+@contextmanager
+def reading_model(folder: Path, what: str) -> Iterator[None]:
+    """Whatever fails while a model's folder is read becomes one message that names it and ``what`` it is not.
+
+    Raises:
+        DataError: in place of every other error.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(
+            f"no {what} in {folder}: {Path(str(error.filename)).name} is missing. "
+            "A run writes model/ when it ends."
+        ) from None
+    except Exception as error:  # settings and weights that do not fit fail in too many kinds to name
+        why = " ".join((str(error) or repr(error)).split())
+        raise DataError(f"{folder}: not a {what}, or a damaged one: {why}") from None

@@ -12,12 +12,12 @@ import torch
 from text.tiny_teachers import WORDS, save_model
 
 from tinsmith.compose import compose
+from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.contract import Data, Family, Task
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer
 from tinsmith.families import FAMILIES, load_family
 from tinsmith.families.trm.sudoku import generate, show
-from tinsmith.run import build_trainer
 
 COMMON = ["device=cpu", "threads=1", "trainer.log_every=1", "logger.tensorboard=false"]
 
@@ -176,6 +176,14 @@ class Built:
         trainer = build_trainer(self.cfg, self.task, checkpoint_dir)
         trainer.reporter.show = False
         return trainer
+
+
+def trained(name: str, folder: Path, steps: int) -> Path:
+    """The ``model/`` folder of a family's tiny run after so many steps."""
+    built = build(name, folder)
+    built.trainer(folder / "checkpoints", max_steps=steps).fit(built.data.train)
+    built.family.save_model(built.cfg, built.task, built.data, folder / "model")
+    return folder / "model"
 
 
 def build(name: str, folder: Path, *words: str) -> Built:

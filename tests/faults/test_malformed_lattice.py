@@ -16,7 +16,7 @@ from faults.mutations import MUTATIONS, outcome, unlogged, variants
 from safetensors.torch import save_file
 
 from tinsmith.cli import main
-from tinsmith.families.lattice.config import ModelConfig, TeacherConfig
+from tinsmith.families.lattice.config import ModelConfig
 from tinsmith.families.lattice.data import GIVEN, LatticeSpec
 from tinsmith.families.lattice.datasets import AutoencoderDataset
 from tinsmith.families.lattice.model import Lattice
@@ -24,6 +24,7 @@ from tinsmith.families.lattice.pairs import load_pairs
 from tinsmith.families.lattice.predict import ANSWERS, FILES, META, TEXTS, WEIGHTS, LatticePredictor
 from tinsmith.families.lattice.vectors import load_vector_pairs, load_vectors
 from tinsmith.sealed import seal
+from tinsmith.text.teacher_config import TeacherConfig
 
 __all__ = ["unlogged"]  # a fixture
 pytestmark = pytest.mark.usefixtures("unlogged")

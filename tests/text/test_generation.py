@@ -9,17 +9,9 @@ import torch
 from torch import Tensor
 
 from tinsmith.errors import ConfigError
-from tinsmith.text.generation import (
-    Vocabulary,
-    beam_search,
-    change_logits,
-    collect,
-    draw,
-    generate,
-    penalised,
-    prompt_seeds,
-    warp,
-)
+from tinsmith.text.beams import beam_search, penalised
+from tinsmith.text.decoding import Vocabulary, change_logits, draw, warp
+from tinsmith.text.generation import collect, generate, prompt_seeds
 from tinsmith.text.generation_config import GenerationConfig
 
 EOS, V = 2, 6

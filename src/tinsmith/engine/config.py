@@ -5,11 +5,10 @@ behind a field is its documentation: ``tinsmith config init`` and ``config list`
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any
 
-from tinsmith.errors import ConfigError, did_you_mean
+from tinsmith.errors import check as check
+from tinsmith.errors import check_choice as check_choice
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
 SCHEDULERS = (
@@ -28,25 +27,6 @@ SPIKE_POLICIES = ("ignore", "rollback")
 PRECISIONS = ("auto", "off", "bf16", "fp16")
 
 
-def check(ok: bool, key: str, value: Any, allowed: str) -> None:
-    """Raise ``ConfigError`` "``key``=``value`` is not allowed: ``allowed``" unless ``ok``.
-
-    Write the condition so that NaN fails it: ``check(lr > 0, ...)``, not ``check(not lr <= 0, ...)``.
-    """
-    if not ok:
-        shown = f"'{value}'" if isinstance(value, str) else value
-        raise ConfigError(f"{key}={shown} is not allowed: {allowed}.")
-
-
-def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ``ConfigError`` with the nearest and all choices unless ``value`` is one of them."""
-    names = list(choices)
-    if value not in names:
-        raise ConfigError(
-            f"{key}='{value}': no such choice.{did_you_mean(value, names)} All: {', '.join(names)}."
-        )
-
-
 @dataclass
 class OptimizerConfig:
     """How the weights move."""
@@ -59,6 +39,21 @@ class OptimizerConfig:
         check_choice("optimizer.name", self.name, OPTIMIZERS)
         check(0 < self.lr <= 1e6, "optimizer.lr", self.lr, "above 0, often 1e-4 to 1e-2")
         check(0 <= self.weight_decay < float("inf"), "optimizer.weight_decay", self.weight_decay, "0 or more")
+
+
+@dataclass
+class MatrixOptimizerConfig(OptimizerConfig):
+    """How the weights of a transformer move: nearly all of them are matrices."""
+
+    name: str = "muon"
+    muon_lr: float = 9e-3  # of the matrices, where Muon moves them
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW and Adam
+
+    def validate(self) -> None:
+        super().validate()
+        check(0 < self.muon_lr < float("inf"), "optimizer.muon_lr", self.muon_lr, "above 0, often 1e-2")
+        check(self.name != "sgd", "optimizer.name", self.name, "adamw, adam or muon")
+        check(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers, 0 to below 1")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from tinsmith.errors import ConfigError, did_you_mean
+from tinsmith.errors import ConfigError, check, did_you_mean
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _BEAMS = ("length_penalty", "early_stopping")
@@ -47,19 +47,21 @@ class GenerationConfig:
         """Raise ``ConfigError`` for a value that is not allowed, or two that contradict each other."""
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            _check(
+            check(
                 low <= value <= high,
                 name,
                 value,
                 f"{low:g} or more" + (f", {high:g} at most" if high < 1e9 else ""),
             )
-        _check(self.top_p > 0, "top_p", self.top_p, "above 0, 1 at most")
-        _check(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0")
-        _check(self.max_new_tokens or self.max_length, "max_new_tokens", 0, "1 or more, or set max_length")
-        _check("" not in self.stop_strings, "stop_strings", self.stop_strings, "texts that are not empty")
+        check(self.top_p > 0, "top_p", self.top_p, "above 0, 1 at most")
+        check(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0")
+        check(
+            bool(self.max_new_tokens or self.max_length), "max_new_tokens", 0, "1 or more, or set max_length"
+        )
+        check("" not in self.stop_strings, "stop_strings", self.stop_strings, "texts that are not empty")
         if self.max_new_tokens:
             allowed = f"at most max_new_tokens={self.max_new_tokens}"
-            _check(self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", self.min_new_tokens, allowed)
+            check(self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", self.min_new_tokens, allowed)
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:
@@ -146,11 +148,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "pad_token_id": (-1, 1e9),
     "decoder_start_token_id": (-1, 1e9),
 }
-
-
-def _check(ok: object, name: str, value: Any, allowed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name}={value} is not allowed: {allowed}.")
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

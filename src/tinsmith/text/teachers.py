@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinsmith.errors import ConfigError, DataError
+from tinsmith.text.teacher_config import TeacherConfig
 from tinsmith.text.teacher_files import find_folder, fingerprint, read_recipe
 
 if TYPE_CHECKING:
@@ -155,3 +156,16 @@ class EmbeddingLoader:
 def _array(tensor: Any) -> Floats:
     array: Floats = tensor.float().cpu().numpy()
     return array
+
+
+def make_teacher(cfg: TeacherConfig, device: str = "auto") -> EmbeddingLoader:
+    """The teacher of a config. Its vectors get length one: cosines are what counts."""
+    return EmbeddingLoader(
+        cfg.name,
+        pooling=cfg.pooling or None,
+        normalize=True,
+        prefix=cfg.prefix or None,
+        device=device,
+        batch_size=cfg.batch_size,
+        max_len=cfg.max_len,
+    )

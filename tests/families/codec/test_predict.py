@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families.tiny import build, sentences
+from families.tiny import sentences, trained
 
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.codec import Codec
@@ -12,11 +12,7 @@ from tinsmith.families.codec import Codec
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained model's folder."""
-    root = tmp_path_factory.mktemp("codec")
-    built = build("codec", root)
-    built.trainer(root / "checkpoints", max_steps=6).fit(built.data.train)
-    built.family.save_model(built.cfg, built.task, built.data, root / "model")
-    return root / "model"
+    return trained("codec", tmp_path_factory.mktemp("codec"), 6)
 
 
 @pytest.fixture

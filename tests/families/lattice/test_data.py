@@ -17,14 +17,13 @@ from torch import Tensor
 
 from tinsmith.engine.contract import Data
 from tinsmith.errors import ConfigError, DataError
-from tinsmith.families.lattice.config import LatticeConfig, TeacherConfig
+from tinsmith.families.lattice.config import LatticeConfig
 from tinsmith.families.lattice.data import (
     build_data,
     create_autoencoder_dataset,
     create_dialogue_dataset,
     create_file_dataset,
     create_text_dataset,
-    make_teacher,
 )
 from tinsmith.families.lattice.datasets import (
     AUTOENCODER,
@@ -34,7 +33,8 @@ from tinsmith.families.lattice.datasets import (
     joined,
     mixed_loader,
 )
-from tinsmith.text.teachers import EmbeddingLoader
+from tinsmith.text.teacher_config import TeacherConfig
+from tinsmith.text.teachers import EmbeddingLoader, make_teacher
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def vectors(count: int, z: int = 6, seed: int = 0) -> Tensor:
 
 
 def test_given_vectors_need_no_teacher(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = "tinsmith.families.lattice.sources.EmbeddingLoader"
+    made = "tinsmith.text.teachers.EmbeddingLoader"
     monkeypatch.setattr(made, lambda *_, **__: pytest.fail("a teacher was made"))
     x = vectors(100)
     x[7] = x[90]  # the same vector: in one split

@@ -10,15 +10,8 @@ from torch import Tensor
 
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.lattice.config import ModelConfig
-from tinsmith.families.lattice.model import (
-    AUTOENCODER,
-    DIALOGUE,
-    Crossing,
-    EmbeddingProcessor,
-    Lattice,
-    Stretch,
-    build_model,
-)
+from tinsmith.families.lattice.metrics import AUTOENCODER, DIALOGUE
+from tinsmith.families.lattice.model import Crossing, EmbeddingProcessor, Lattice, Stretch, build_model
 from tinsmith.families.lattice.task import principal_components
 
 STRETCHES = [(0, 3, 0, 3), (0, 3, 0, 4), (0, 3, 0, 9), (0, 1, 0, 2), (2, 3, 2, 4), (1, 1, 0, 0), (1, 1, 1, 3)]

@@ -10,9 +10,10 @@ from families.tiny import sentences
 from text.tiny_teachers import save_model as save_teacher
 
 from tinsmith.errors import ConfigError, DataError
-from tinsmith.families.lattice.config import DatasetConfig, ModelConfig, TeacherConfig
+from tinsmith.families.lattice.config import DatasetConfig, ModelConfig
 from tinsmith.families.lattice.cube_trainer import CubeTrainer, TrainingConfig
 from tinsmith.families.lattice.predict import LatticePredictor
+from tinsmith.text.teacher_config import TeacherConfig
 
 
 @pytest.fixture(scope="module")

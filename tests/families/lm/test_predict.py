@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from families.tiny import build
+from families.tiny import build, trained
 
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.lm import TextGenerator
@@ -17,11 +17,7 @@ PROMPTS = ["the red tin", "a", "", "his hous", "iron", "the red tin"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained model's folder."""
-    root = tmp_path_factory.mktemp("lm")
-    built = build("lm", root)
-    built.trainer(root / "checkpoints", max_steps=60).fit(built.data.train)
-    built.family.save_model(built.cfg, built.task, built.data, root / "model")
-    return root / "model"
+    return trained("lm", tmp_path_factory.mktemp("lm"), 60)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families.tiny import build, sentences
+from families.tiny import build, sentences, trained
 
 from tinsmith.errors import ConfigError, DataError, MissingExtraError
 from tinsmith.families.seq2seq import Translator, measure
@@ -13,11 +13,7 @@ from tinsmith.text.tokenizer import Tokenizer
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained model's folder."""
-    root = tmp_path_factory.mktemp("seq2seq")
-    built = build("seq2seq", root)
-    built.trainer(root / "checkpoints", max_steps=80).fit(built.data.train)
-    built.family.save_model(built.cfg, built.task, built.data, root / "model")
-    return root / "model"
+    return trained("seq2seq", tmp_path_factory.mktemp("seq2seq"), 80)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from tinsmith.engine.config import (
     check,
     check_choice,
 )
+from tinsmith.text.teacher_config import TeacherConfig
 
 
 @dataclass
@@ -62,22 +63,6 @@ class DataConfig:
             check(0 < getattr(self, name) < 0.5, f"data.{name}", getattr(self, name), "above 0, below 0.5")
         need = self.path or not (self.valid or self.test)
         check(bool(need), "data.path", self.path, "needed where data.valid or data.test is set")
-
-
-@dataclass
-class TeacherConfig:
-    """The encoder whose vectors are learned."""
-
-    name: str = "minilm"  # a preset, a local folder of an encoder, or a name on the hub
-    pooling: str = ""  # mean | cls | last; empty = as its own files say
-    prefix: str = ""  # in front of each sentence; empty = as its own files say
-    max_len: int = 128  # tokens that it reads at most
-    batch_size: int = 64  # sentences at once; the vectors do not depend on it
-
-    def validate(self) -> None:
-        check_choice("teacher.pooling", self.pooling, ("", "mean", "cls", "last"))
-        check(self.max_len >= 3, "teacher.max_len", self.max_len, "3 or more")
-        check(self.batch_size >= 1, "teacher.batch_size", self.batch_size, "1 or more")
 
 
 @dataclass

@@ -16,13 +16,13 @@ from torch import Tensor
 from tinsmith.engine.contract import Data
 from tinsmith.engine.data import BatchDataset, Loader
 from tinsmith.errors import DataError
-from tinsmith.families.codec.config import CodecConfig, TeacherConfig
+from tinsmith.families.codec.config import CodecConfig
 from tinsmith.families.codec.given import given_store
 from tinsmith.families.codec.model import CodecSpec
 from tinsmith.families.codec.pairs import load_pairs
 from tinsmith.text.corpora import Corpus, Shares, load_corpus
 from tinsmith.text.store import VectorStore, build_store, cached_token_table, default_cache
-from tinsmith.text.teachers import EmbeddingLoader
+from tinsmith.text.teachers import EmbeddingLoader, make_teacher
 from tinsmith.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -73,19 +73,6 @@ class SentenceDataset(BatchDataset):
             "z": self.targets(rows),
             "domain": self.domain[indices],
         }
-
-
-def make_teacher(cfg: TeacherConfig, device: str = "auto") -> EmbeddingLoader:
-    """The teacher of a config. Its vectors get length one, as the student's have: cosines are what counts."""
-    return EmbeddingLoader(
-        cfg.name,
-        pooling=cfg.pooling or None,
-        normalize=True,
-        prefix=cfg.prefix or None,
-        device=device,
-        batch_size=cfg.batch_size,
-        max_len=cfg.max_len,
-    )
 
 
 def build_data(cfg: CodecConfig) -> Data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from tinsmith.durable import replace_bytes
 from tinsmith.engine.contract import Data, Predictor, Task
+from tinsmith.engine.weights import save_weights
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.codec.config import ModelConfig
 from tinsmith.families.codec.model import CodecSpec, Encoder, FoldedEncoder
-from tinsmith.sealed import read_sealed, seal
+from tinsmith.sealed import model_folder, read_sealed, reading_model, seal
 from tinsmith.text import tokenizer as tokens
+from tinsmith.text.requests import by_length, read_request
 from tinsmith.text.tokenizer import Tokenizer
 
 WEIGHTS, META = "model.safetensors", "config.json"
@@ -46,8 +48,8 @@ class Codec(Predictor):
         Raises:
             DataError: there is no codec, or a file is not the one that was saved; names it.
         """
-        folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-        try:
+        folder = model_folder(path)
+        with reading_model(folder, "codec"):
             files = read_sealed(folder, "model", FILES)
             meta = json.loads(files[META])
             spec = CodecSpec(**{**meta["spec"], "domains": tuple(meta["spec"]["domains"])})
@@ -55,14 +57,6 @@ class Codec(Predictor):
             model_config.validate()
             encoder = Encoder(model_config, spec)
             encoder.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
-        except FileNotFoundError as error:
-            raise DataError(
-                f"no codec in {folder}: {Path(str(error.filename)).name} is missing. "
-                "A run writes model/ when it ends."
-            ) from None
-        except Exception as error:  # settings and weights that do not fit fail in too many kinds to name
-            why = " ".join((str(error) or repr(error)).split())
-            raise DataError(f"{folder}: not a codec, or a damaged one: {why}") from None
         return cls(encoder.to(device), Tokenizer.load(folder), spec)
 
     def encode(self, texts: Sequence[str], batch_size: int = 32, tier: Tier = "full") -> Tensor:
@@ -90,32 +84,15 @@ class Codec(Predictor):
                 raise DataError(f"sentence {i} is empty: there is nothing to encode")
         out = torch.empty(len(ids), self.spec.z_dim)
         with torch.inference_mode():
-            for rows in _by_length(ids, batch_size):
+            for rows in by_length(ids, batch_size):
                 tokens, mask = _pad([ids[i] for i in rows])
                 out[rows] = model(tokens.to(model.table.device), mask.to(model.table.device)).cpu()
         return out
 
     def __call__(self, inputs: list[Any]) -> list[Any]:
         """The vector of each input: a text, or a dict with ``text``."""
-        texts = [_text(item, i) for i, item in enumerate(inputs)]
+        texts = [read_request(item, i)[0] for i, item in enumerate(inputs)]
         return [{"text": text, "z": z.tolist()} for text, z in zip(texts, self.encode(texts), strict=True)]
-
-
-def _text(item: Any, number: int) -> str:
-    text = item.get("text") if isinstance(item, dict) else item
-    if not isinstance(text, str):
-        raise DataError(f"input {number}: a text, or an object with 'text', is needed, not {item!r:.80}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"input {number}: half a surrogate pair at character {error.start + 1}") from None
-    return text
-
-
-def _by_length(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 def _pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -131,8 +108,7 @@ def _pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 def save_model(task: Task, data: Data, folder: Path, model_config: ModelConfig) -> None:
     """Write a folder that ``Codec.load`` reads: weights, ``config.json``, tokeniser, and their digests."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in task.model.state_dict().items()}
-    replace_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
+    save_weights(task.model, folder / WEIGHTS)
     meta = {"family": "codec", "model": asdict(model_config), "spec": asdict(data.spec)}
     replace_bytes(folder / META, json.dumps(meta, indent=1).encode())
     data.artifacts["tokenizer"].save(folder)

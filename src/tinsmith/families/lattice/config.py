@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tinsmith.engine.config import OptimizerConfig, RunConfig, TrainerConfig, check, check_choice
+from tinsmith.text.teacher_config import TeacherConfig
 
 MODES = ("autoencoder", "dialogue", "mixed")
 _SIDES = (2, 32)  # cells of a side: two faces need two slices, and 32^3 cells are a GPU's work
@@ -88,22 +89,6 @@ class DatasetConfig:
         check(self.max_pairs >= 0, "dialogue_data.max_pairs", self.max_pairs, "0 (all) or more")
         different = self.question != self.answer
         check(different, "dialogue_data.answer", self.answer, "another column than dialogue_data.question")
-
-
-@dataclass
-class TeacherConfig:
-    """The encoder that makes vectors of texts. It stays as it is."""
-
-    name: str = "minilm"  # a preset, a local folder of an encoder, or a name on the hub
-    pooling: str = ""  # mean | cls | last; empty = as its own files say
-    prefix: str = ""  # in front of each sentence; empty = as its own files say
-    max_len: int = 128  # tokens that it reads at most
-    batch_size: int = 64  # sentences at once; the vectors do not depend on it
-
-    def validate(self) -> None:
-        check_choice("teacher.pooling", self.pooling, ("", "mean", "cls", "last"))
-        check(self.max_len >= 3, "teacher.max_len", self.max_len, "3 or more")
-        check(self.batch_size >= 1, "teacher.batch_size", self.batch_size, "1 or more")
 
 
 @dataclass

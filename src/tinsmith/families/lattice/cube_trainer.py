@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tinsmith.engine import checkpoint, snapshot
 from tinsmith.engine.config import check
+from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.contract import Data, Task
 from tinsmith.engine.data import Loader, to_device
 from tinsmith.engine.loggers import JsonlLogger
-from tinsmith.engine.optim import get_optimizer
-from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.state import History
 from tinsmith.engine.stopping import EarlyStopping
@@ -28,14 +26,14 @@ from tinsmith.families.lattice.config import (
     LatticeConfig,
     LossConfig,
     ModelConfig,
-    TeacherConfig,
 )
-from tinsmith.families.lattice.data import GIVEN, LatticeSpec, build_data
-from tinsmith.families.lattice.datasets import DIALOGUE, VectorPairs, mixed_loader
+from tinsmith.families.lattice.data import as_data, build_data
+from tinsmith.families.lattice.datasets import VectorPairs
 from tinsmith.families.lattice.metrics import MODES
 from tinsmith.families.lattice.model import build_model
 from tinsmith.families.lattice.predict import LatticePredictor, save_model
 from tinsmith.families.lattice.task import build_task
+from tinsmith.text.teacher_config import TeacherConfig
 
 TrainingLogger = JsonlLogger  # ``trainer.add_log_hook(TrainingLogger("metrics.jsonl"))``
 
@@ -122,7 +120,7 @@ class CubeTrainer:
         check(expected in (0, size), "embedding_size", expected, f"the vectors have {size} numbers")
         set_seed(self.cfg.seed)  # whatever building the data drew
         task = build_task(self.cfg, build_model(self.cfg.model, self.data.spec), self.data)
-        self.trainer = _trainer(self.cfg, task, Path(self.config.checkpoint_dir), progress)
+        self.trainer = build_trainer(self.cfg, task, self.config.checkpoint_dir, progress=progress)
 
     def fit(self, resume: bool = False) -> History:
         """Train, and end with the best weights.
@@ -168,44 +166,12 @@ class CubeTrainer:
         save_model(self.cfg, self.trainer.task, self.data, Path(folder))
 
 
-def _trainer(cfg: LatticeConfig, task: Task, folder: Path, progress: bool) -> Trainer:
-    t = cfg.trainer
-    optimizer = get_optimizer(task, cfg.optimizer.name, cfg.optimizer.lr, cfg.optimizer.weight_decay)
-    warmup, floor = cfg.scheduler.warmup, cfg.scheduler.min_lr
-    schedule = get_scheduler(
-        optimizer, cfg.scheduler.name, total_epochs=t.epochs, warmup_ratio=warmup, min_lr=floor
-    )
-    return Trainer(
-        task,
-        optimizer,
-        schedule,
-        device=cfg.device,
-        grad_clip=t.grad_clip,
-        mixed_precision=t.mixed_precision,
-        ema=t.ema or None,
-        log_every=t.log_every,
-        checkpoint_dir=folder,
-        seed=cfg.seed,
-        save_seconds=t.save_seconds,
-        progress=progress,
-    )
-
-
 def _given(cfg: LatticeConfig, train: VectorPairs, valid: VectorPairs) -> Data:
     """Data sets as the data of a run."""
-    size = cfg.trainer.batch_size
     for number, name in enumerate(MODES):
         if cfg.mode in (name, "mixed") and not all((part.mode == number).any() for part in (train, valid)):
             raise DataError(f"mode={cfg.mode} needs {name} rows in both data sets")
-    if cfg.mode == "mixed":
-        loader = mixed_loader(train, cfg.data.mix, cfg.data.mix_by, size, cfg.seed)
-    else:
-        loader = Loader(train, size, shuffle=True, seed=cfg.seed)
-    asked = (train.mode == DIALOGUE).nonzero()[:, 0]
-    texts = [train.texts[i][1] for i in asked.tolist()] if train.texts else []
-    answers: tuple[list[str], Tensor] = (texts, train.y[asked])
-    spec = LatticeSpec(train.x.shape[1], GIVEN, GIVEN, cfg.mode)
-    return Data(loader, Loader(valid, 256), None, spec, {"teacher": None, "answers": answers})
+    return as_data(cfg, {"train": train, "valid": valid})
 
 
 class CheckpointManager:
@@ -241,7 +207,7 @@ class CheckpointManager:
         if path is None:
             return False
         parts, _ = checkpoint.read_checkpoint(path)
-        snapshot.load_weights(task, {**parts["model"], **parts.get("ema", {})})
+        snapshot.load_weights(task, snapshot.averaged_weights(parts))
         return True
 
 

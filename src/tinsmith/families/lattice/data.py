@@ -15,22 +15,23 @@ from typing import Any
 from tinsmith.engine.contract import Data
 from tinsmith.engine.data import Loader
 from tinsmith.errors import DataError
-from tinsmith.families.lattice.config import LatticeConfig, TeacherConfig
+from tinsmith.families.lattice.config import LatticeConfig
 from tinsmith.families.lattice.datasets import (
-    DIALOGUE,
     AutoencoderDataset,
     DialogueDataset,
     VectorPairs,
     joined,
     mixed_loader,
 )
+from tinsmith.families.lattice.metrics import DIALOGUE
 from tinsmith.families.lattice.pairs import embedded_pairs, load_pairs
-from tinsmith.families.lattice.sources import Embedder, load_dialogues, load_sentences, make_teacher
+from tinsmith.families.lattice.sources import Embedder, load_dialogues, load_sentences
 from tinsmith.families.lattice.vectors import is_vector_file, load_vector_pairs, load_vectors
 from tinsmith.text.corpora import SPLITS
 from tinsmith.text.records import read_records
 from tinsmith.text.store import default_cache
-from tinsmith.text.teachers import EmbeddingLoader
+from tinsmith.text.teacher_config import TeacherConfig
+from tinsmith.text.teachers import EmbeddingLoader, make_teacher
 
 __all__ = [
     "AutoencoderDataset",
@@ -42,7 +43,6 @@ __all__ = [
     "create_dialogue_dataset",
     "create_file_dataset",
     "create_text_dataset",
-    "make_teacher",
 ]
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,11 @@ def build_data(cfg: LatticeConfig) -> Data:
     if len(parts["train"]) < both or len(parts["valid"]) < both:
         raise DataError("a training and a validation split are needed: set data.valid, or give more rows")
     log.info("%s", ", ".join(f"{split} {len(part)}" for split, part in sets.items()))
+    return as_data(cfg, sets, embed.teacher)
+
+
+def as_data(cfg: LatticeConfig, sets: dict[str, VectorPairs], teacher: EmbeddingLoader | None = None) -> Data:
+    """Data sets by split as the data of a run; without a teacher their vectors are given ones."""
     train = sets["train"]
     answers = (train.mode == DIALOGUE).nonzero()[:, 0]
     known = [train.texts[i][1] for i in answers.tolist()] if train.texts else []
@@ -92,11 +97,11 @@ def build_data(cfg: LatticeConfig) -> Data:
         Loader(sets["test"], 256) if "test" in sets else None,
         LatticeSpec(
             z_dim=train.x.shape[1],
-            teacher=GIVEN if embed.teacher is None else cfg.teacher.name,
-            teacher_fingerprint=GIVEN if embed.teacher is None else embed.teacher.fingerprint,
+            teacher=GIVEN if teacher is None else cfg.teacher.name,
+            teacher_fingerprint=GIVEN if teacher is None else teacher.fingerprint,
             mode=cfg.mode,
         ),
-        {"teacher": embed.teacher, "answers": (known, train.y[answers])},
+        {"teacher": teacher, "answers": (known, train.y[answers])},
     )
 
 

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from tinsmith.engine.data import BatchDataset, Loader, derive_seed, sample_order
 from tinsmith.errors import DataError
-from tinsmith.families.lattice.metrics import MODES
+from tinsmith.families.lattice.metrics import AUTOENCODER, DIALOGUE
 from tinsmith.families.lattice.vectors import unit_vectors
-
-AUTOENCODER, DIALOGUE = range(len(MODES))
 
 
 class VectorPairs(BatchDataset):

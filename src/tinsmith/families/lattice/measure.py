@@ -1,6 +1,6 @@
 """The table that sets a lattice beside what it has to beat, and a few examples of what it does.
 
-The metrics themselves are in ``metrics``; this module has their names too. Imports neither data nor trainer.
+The metrics themselves are in ``metrics``. Imports neither data nor trainer.
 Shapes: N rows, Z embedding size; vectors have length one.
 """
 
@@ -14,34 +14,12 @@ from torch import Tensor
 
 from tinsmith.errors import DataError
 from tinsmith.families.lattice.baselines import Model, fit_constant, fit_mlp, fit_pca, fit_ridge, identity
-from tinsmith.families.lattice.metrics import (
-    MODES,
-    EmbeddingMetrics,
-    Share,
-    accuracy,
-    calculate_embedding_similarity,
-    cosine_metrics,
-    dialogue_metrics,
-    ranks_of_blocks,
-    relevance_score,
-    score,
-)
+from tinsmith.families.lattice.metrics import MODES, Share, accuracy, cosine_metrics, ranks_of_blocks, score
 
 if TYPE_CHECKING:
     from tinsmith.engine.contract import Data
     from tinsmith.families.lattice.data import LatticeSpec, VectorPairs
     from tinsmith.families.lattice.predict import LatticePredictor
-
-__all__ = [
-    "EmbeddingMetrics",
-    "calculate_embedding_similarity",
-    "cosine_metrics",
-    "dialogue_metrics",
-    "examples",
-    "relevance_score",
-    "score",
-    "table",
-]
 
 
 def table(predictor: LatticePredictor, data: Data, split: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tinsmith.errors import DataError
 
 MODES = ("autoencoder", "dialogue")  # by the number that a row's ``mode`` holds
+AUTOENCODER, DIALOGUE = range(len(MODES))
 WATCHED = {"autoencoder": "cosine", "dialogue": "accuracy_1_of_100"}  # what decides which weights are best
 CANDIDATES = 100  # answers of which one is the true one
 

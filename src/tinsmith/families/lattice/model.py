@@ -28,12 +28,10 @@ from torch import Tensor, nn
 from tinsmith.engine.config import check
 from tinsmith.errors import DataError
 from tinsmith.families.lattice.config import ModelConfig
-from tinsmith.families.lattice.metrics import MODES
+from tinsmith.families.lattice.metrics import DIALOGUE
 
 if TYPE_CHECKING:
     from tinsmith.families.lattice.data import LatticeSpec
-
-AUTOENCODER, DIALOGUE = range(len(MODES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,18 @@ from torch import Tensor
 from tinsmith.durable import replace_bytes
 from tinsmith.engine.config import check_choice
 from tinsmith.engine.contract import Data, Predictor, Task
+from tinsmith.engine.weights import save_weights
 from tinsmith.errors import ConfigError, DataError
 from tinsmith.families.lattice.config import MODES as LATTICE_MODES
-from tinsmith.families.lattice.config import LatticeConfig, ModelConfig, TeacherConfig
-from tinsmith.families.lattice.data import GIVEN, LatticeSpec, make_teacher
+from tinsmith.families.lattice.config import LatticeConfig, ModelConfig
+from tinsmith.families.lattice.data import GIVEN, LatticeSpec
 from tinsmith.families.lattice.metrics import MODES
 from tinsmith.families.lattice.model import Lattice
 from tinsmith.families.lattice.vectors import unit_vectors
-from tinsmith.sealed import read_sealed, seal
-from tinsmith.text.teachers import EmbeddingLoader
+from tinsmith.sealed import model_folder, read_sealed, reading_model, seal
+from tinsmith.text.requests import check_unicode
+from tinsmith.text.teacher_config import TeacherConfig
+from tinsmith.text.teachers import EmbeddingLoader, make_teacher
 
 WEIGHTS, META, ANSWERS, TEXTS = "model.safetensors", "config.json", "answers.safetensors", "answers.json"
 FILES = (META, WEIGHTS, ANSWERS, TEXTS)  # what MANIFEST.json vouches for
@@ -63,8 +66,8 @@ class LatticePredictor(Predictor):
         Raises:
             DataError: there is no lattice, or a file is not the one that was saved; names it.
         """
-        folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-        try:
+        folder = model_folder(path)
+        with reading_model(folder, "lattice"):
             files = read_sealed(folder, "model", FILES)
             meta = json.loads(files[META])
             spec, teacher = LatticeSpec(**meta["spec"]), TeacherConfig(**meta["teacher"])
@@ -75,14 +78,6 @@ class LatticePredictor(Predictor):
             model.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
             vectors = safetensors.torch.load(files[ANSWERS])["vectors"].float()
             known = _known(json.loads(files[TEXTS]), vectors, spec.z_dim)
-        except FileNotFoundError as error:
-            raise DataError(
-                f"no lattice in {folder}: {Path(str(error.filename)).name} is missing. "
-                "A run writes model/ when it ends."
-            ) from None
-        except Exception as error:  # settings and weights that do not fit fail in too many kinds to name
-            why = " ".join((str(error) or repr(error)).split())
-            raise DataError(f"{folder}: not a lattice, or a damaged one: {why}") from None
         return cls(model.to(device), spec, teacher, known)
 
     @cached_property
@@ -228,17 +223,13 @@ def _item(item: Any, number: int) -> dict[str, Any]:
 def _check_text(text: Any, number: int) -> None:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"input {number}: 'text' is {text!r:.80}; a text that is not empty is needed")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"input {number}: half a surrogate pair at character {error.start + 1}") from None
+    check_unicode(text, number)
 
 
 def save_model(cfg: LatticeConfig, task: Task, data: Data, folder: Path) -> None:
     """Write a folder that ``LatticePredictor.load`` reads: weights, settings, known answers, digests."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in task.model.state_dict().items()}
-    replace_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
+    save_weights(task.model, folder / WEIGHTS)
     sections = {"model": asdict(cfg.model), "teacher": asdict(cfg.teacher), "spec": asdict(data.spec)}
     replace_bytes(folder / META, json.dumps({"family": "lattice", **sections}, indent=1).encode())
     texts, vectors = data.artifacts["answers"]

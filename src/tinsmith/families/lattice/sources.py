@@ -15,30 +15,16 @@ from torch import Tensor
 
 from tinsmith.engine.data import sample_order
 from tinsmith.errors import ConfigError, DataError
-from tinsmith.families.lattice.config import LatticeConfig, TeacherConfig
+from tinsmith.families.lattice.config import LatticeConfig
 from tinsmith.families.lattice.datasets import AutoencoderDataset, DialogueDataset, VectorPairs
 from tinsmith.families.lattice.pairs import Pair, embedded_pairs, load_pairs, split_pairs, without_leaks
 from tinsmith.families.lattice.vectors import is_vector_file, load_vector_pairs, load_vectors, unit_vectors
 from tinsmith.text.corpora import SPLITS, Corpus, Shares, load_corpus
 from tinsmith.text.store import build_store, default_cache
-from tinsmith.text.teachers import EmbeddingLoader
 
 log = logging.getLogger(__name__)
 
 Rows = dict[str, list[Pair]]  # by split; a sentence to be rebuilt is its own answer
-
-
-def make_teacher(cfg: TeacherConfig, device: str = "auto") -> EmbeddingLoader:
-    """The teacher of a config, its vectors at length one."""
-    return EmbeddingLoader(
-        cfg.name,
-        pooling=cfg.pooling or None,
-        normalize=True,
-        prefix=cfg.prefix or None,
-        device=device,
-        batch_size=cfg.batch_size,
-        max_len=cfg.max_len,
-    )
 
 
 class Embedder:

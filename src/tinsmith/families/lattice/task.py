@@ -18,8 +18,8 @@ from tinsmith.engine.contract import Context, Data, Mode, StepOutput, Task
 from tinsmith.families.lattice.baselines import Model, fit_ridge
 from tinsmith.families.lattice.config import LatticeConfig, LossConfig
 from tinsmith.families.lattice.measure import rows_of
-from tinsmith.families.lattice.metrics import MODES, WATCHED, accuracy, ranks_of_blocks, score
-from tinsmith.families.lattice.model import DIALOGUE, Lattice
+from tinsmith.families.lattice.metrics import DIALOGUE, MODES, WATCHED, accuracy, ranks_of_blocks, score
+from tinsmith.families.lattice.model import Lattice
 
 _SAME = 0.999  # cosine from which on two answers say the same: neither is wrong in place of the other
 _SHARPEST = 100.0  # most that cosines are multiplied by, as in CLIP

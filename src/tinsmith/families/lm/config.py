@@ -3,38 +3,27 @@
 from dataclasses import dataclass, field
 
 from tinsmith.engine.config import (
-    OptimizerConfig,
+    MatrixOptimizerConfig,
     RunConfig,
     SchedulerConfig,
     TrainerConfig,
     check,
     check_choice,
 )
+from tinsmith.nn.transformer_config import TransformerConfig
 from tinsmith.text.generation_config import GenerationConfig
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(TransformerConfig):
     """The transformer."""
 
-    style: str = "modern"  # modern (RMSNorm, rotary, zero-init) | plain (LayerNorm, learned positions)
-    num_layers: int = 4  # blocks
-    num_heads: int = 4  # heads of attention in a block
-    dim: int = 128  # width
     mlp_dim: int = 0  # width of the perceptrons; 0 = four times dim
-    mlp: str = ""  # relu2 | swiglu | gelu; empty = relu2 where modern, gelu where plain
-    dropout: float = 0.0  # on each branch and on the token vectors
     softcap: float = 0.0  # logits go through c tanh(x / c); 0 = as they are
 
     def validate(self) -> None:
-        check_choice("model.style", self.style, ("modern", "plain"))
-        check_choice("model.mlp", self.mlp, ("", "relu2", "swiglu", "gelu"))
-        for name in ("num_layers", "num_heads", "dim"):
-            check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
-        allowed = f"a multiple of twice model.num_heads={self.num_heads}"
-        check(self.dim % (2 * self.num_heads) == 0, "model.dim", self.dim, allowed)
+        super().validate()
         check(self.mlp_dim >= 0, "model.mlp_dim", self.mlp_dim, "0 (four times dim) or more")
-        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 <= dropout < 1")
         check(0 <= self.softcap < float("inf"), "model.softcap", self.softcap, "0 (none) or more, often 15")
 
 
@@ -77,19 +66,10 @@ class DataConfig:
 
 
 @dataclass
-class LMOptimizerConfig(OptimizerConfig):
+class LMOptimizerConfig(MatrixOptimizerConfig):
     """How the weights move."""
 
-    name: str = "muon"
     lr: float = 3e-3
-    muon_lr: float = 9e-3  # of the matrices, where Muon moves them
-    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW and Adam
-
-    def validate(self) -> None:
-        super().validate()
-        check(0 < self.muon_lr < float("inf"), "optimizer.muon_lr", self.muon_lr, "above 0, often 1e-2")
-        check(self.name != "sgd", "optimizer.name", self.name, "adamw, adam or muon")
-        check(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers, 0 to below 1")
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ import torch.nn.functional as F
 
 from tinsmith.durable import replace_bytes
 from tinsmith.engine.contract import Data, Predictor
+from tinsmith.engine.weights import save_weights
 from tinsmith.errors import DataError
 from tinsmith.families.lm.config import LMConfig, ModelConfig
 from tinsmith.families.lm.decoding import PromptDecoder
 from tinsmith.families.lm.model import LanguageModel, LMSpec
 from tinsmith.families.lm.tokens import Tokens, files_of, load_tokens
-from tinsmith.sealed import read_sealed, seal
-from tinsmith.text.generation import Answer, Generation, Vocabulary, collect, generate, prompt_seeds
+from tinsmith.sealed import model_folder, read_sealed, reading_model, seal
+from tinsmith.text.decoding import Answer, vocabulary_of
+from tinsmith.text.generation import Generation, collect, generate, plain_texts, prompt_seeds, shown
 from tinsmith.text.generation_config import GenerationConfig
+from tinsmith.text.requests import by_length, by_options, read_request
 
 WEIGHTS, META, GENERATION = "model.safetensors", "config.json", "generation_config.json"
 
@@ -49,8 +52,8 @@ class TextGenerator(Predictor):
         Raises:
             DataError: there is no language model, or a file is not the one that was saved; names it.
         """
-        folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-        try:
+        folder = model_folder(path)
+        with reading_model(folder, "language model"):
             files = read_sealed(folder, "model", (META, WEIGHTS, GENERATION))
             meta = json.loads(files[META])
             spec = LMSpec(**{**meta["spec"], "byte_lengths": tuple(meta["spec"]["byte_lengths"])})
@@ -61,14 +64,6 @@ class TextGenerator(Predictor):
             model.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
             generation_config = GenerationConfig(**generation)
             generation_config.validate()
-        except FileNotFoundError as error:
-            raise DataError(
-                f"no language model in {folder}: {Path(str(error.filename)).name} is missing. "
-                "A run writes model/ when it ends."
-            ) from None
-        except Exception as error:  # settings and weights that do not fit fail in too many kinds to name
-            why = " ".join((str(error) or repr(error)).split())
-            raise DataError(f"{folder}: not a language model, or a damaged one: {why}") from None
         return cls(model.to(device), load_tokens(spec.level, folder), generation_config)
 
     def generate(
@@ -100,9 +95,7 @@ class TextGenerator(Predictor):
         answers = self.answers(texts, cfg, stream, batch_size)
         if cfg.return_dict_in_generate:
             return self._collected(answers, cfg, time.monotonic() - start)
-        each = [[answer.text for answer in several] for several in answers]
-        plain: list[Any] = [several[0] for several in each] if cfg.num_return_sequences == 1 else each
-        return plain[0] if isinstance(prompts, str) else plain
+        return plain_texts(answers, cfg, isinstance(prompts, str))
 
     def _collected(self, answers: list[list[Answer]], cfg: GenerationConfig, seconds: float) -> Generation:
         pad = self.tokens.pad_id if cfg.pad_token_id < 0 else cfg.pad_token_id
@@ -118,14 +111,10 @@ class TextGenerator(Predictor):
         """The answers to each prompt with all that is known of them; arguments as of ``generate``."""
         prompts = [self._prompt(text, i, cfg) for i, text in enumerate(texts)]
         seeds = prompt_seeds(prompts, cfg.seed)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         found: dict[int, list[Answer]] = {}
-        eos = self.tokens.eos_id if cfg.eos_token_id < 0 else cfg.eos_token_id
-        never = {self.tokens.pad_id, self.tokens.bos_id, self.tokens.unk_id} - {eos}
-        vocabulary = Vocabulary(eos, tuple(sorted(never)), self.tokens.decode)
+        vocabulary = vocabulary_of(self.tokens, cfg, self.tokens.decode)
         with torch.inference_mode():
-            for first in range(0, len(order), batch_size):
-                rows = order[first : first + batch_size]
+            for rows in by_length(prompts, batch_size):
                 chosen = [prompts[i] for i in rows]
                 decoder = PromptDecoder(self.model, chosen, cfg.use_cache)
                 lengths = [len(prompt) - 1 for prompt in chosen]
@@ -179,15 +168,15 @@ class TextGenerator(Predictor):
 
     def __call__(self, inputs: list[Any]) -> list[Any]:
         """Continue each input: a text, or a dict with ``text`` and arguments of generation."""
-        items = [_item(item, i) for i, item in enumerate(inputs)]
-        groups: dict[str, list[int]] = {}
-        for i, (_, options) in enumerate(items):
-            groups.setdefault(json.dumps(options, sort_keys=True), []).append(i)
+        items = [read_request(item, i) for i, item in enumerate(inputs)]
         out: list[Any] = [None] * len(items)
-        for rows in groups.values():
+        for rows in by_options(items):
             cfg = self.generation.with_options(items[rows[0]][1])
             for i, answers in zip(rows, self._answers_of(items, rows, cfg), strict=True):
-                out[i] = {"text": items[i][0], **_shown(answers, cfg)}
+                out[i] = {
+                    "text": items[i][0],
+                    **shown(answers, cfg, "continuation", finished=answers[0].finished),
+                }
         return out
 
     def _answers_of(
@@ -200,31 +189,6 @@ class TextGenerator(Predictor):
             raise DataError(f"input {rows[int(place.removeprefix('input '))]}: {why}") from None
 
 
-def _shown(answers: list[Answer], cfg: GenerationConfig) -> dict[str, Any]:
-    """The fields of an answer: what was asked for."""
-    first = answers[0]
-    shown: dict[str, Any] = {"continuation": first.text, "finished": first.finished}
-    if cfg.num_return_sequences > 1:
-        shown["continuations"] = [answer.text for answer in answers]
-    if cfg.output_scores or cfg.return_dict_in_generate:
-        shown |= {"tokens": first.tokens, "logprob": first.logprob}
-    if cfg.output_scores:
-        shown["scores"] = first.scores
-    return shown
-
-
-def _item(item: Any, number: int) -> tuple[str, dict[str, Any]]:
-    options = dict(item) if isinstance(item, Mapping) else {"text": item}
-    text = options.pop("text", None)
-    if not isinstance(text, str):
-        raise DataError(f"input {number}: a text, or an object with 'text', is needed, not {item!r:.80}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"input {number}: half a surrogate pair at character {error.start + 1}") from None
-    return text, options
-
-
 def save_folder(
     model: LanguageModel,
     tokens: Tokens,
@@ -234,8 +198,7 @@ def save_folder(
 ) -> None:
     """Write a folder that ``TextGenerator.load`` reads: weights, settings, tokens, and their digests."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    replace_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
+    save_weights(model, folder / WEIGHTS)
     meta = {"family": "lm", "model": asdict(model_config), "spec": asdict(model.spec)}
     replace_bytes(folder / META, json.dumps(meta).encode())
     options = asdict(generation or GenerationConfig())

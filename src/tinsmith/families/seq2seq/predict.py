@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ import torch
 
 from tinsmith.durable import replace_bytes
 from tinsmith.engine.contract import Data, Predictor
+from tinsmith.engine.weights import save_weights
 from tinsmith.errors import DataError
 from tinsmith.families.seq2seq.config import ModelConfig, Seq2SeqConfig
 from tinsmith.families.seq2seq.decoding import SourceDecoder
 from tinsmith.families.seq2seq.model import Seq2SeqSpec, Transformer
-from tinsmith.sealed import read_sealed, seal
+from tinsmith.sealed import model_folder, read_sealed, reading_model, seal
 from tinsmith.text import tokenizer as tokens
-from tinsmith.text.generation import Answer, Vocabulary, collect, generate, prompt_seeds
+from tinsmith.text.decoding import Answer, vocabulary_of
+from tinsmith.text.generation import collect, generate, plain_texts, prompt_seeds, shown
 from tinsmith.text.generation_config import GenerationConfig
+from tinsmith.text.requests import by_length, by_options, read_request
 from tinsmith.text.tokenizer import Tokenizer
 
 WEIGHTS, META, GENERATION = "model.safetensors", "config.json", "generation_config.json"
@@ -49,8 +52,8 @@ class Translator(Predictor):
         Raises:
             DataError: there is no such model, or a file is not the one that was saved; names it.
         """
-        folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-        try:
+        folder = model_folder(path)
+        with reading_model(folder, "seq2seq model"):
             files = read_sealed(folder, "model", FILES)
             meta = json.loads(files[META])
             model_config, spec = ModelConfig(**meta["model"]), Seq2SeqSpec(**meta["spec"])
@@ -59,14 +62,6 @@ class Translator(Predictor):
             model.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
             generation = GenerationConfig(**json.loads(files[GENERATION]))
             generation.validate()
-        except FileNotFoundError as error:
-            raise DataError(
-                f"no seq2seq model in {folder}: {Path(str(error.filename)).name} is missing. "
-                "A run writes model/ when it ends."
-            ) from None
-        except Exception as error:  # settings and weights that do not fit fail in too many kinds to name
-            why = " ".join((str(error) or repr(error)).split())
-            raise DataError(f"{folder}: not a seq2seq model, or a damaged one: {why}") from None
         return cls(model.to(device), Tokenizer.load(folder), generation)
 
     def generate(
@@ -99,9 +94,7 @@ class Translator(Predictor):
             pad = self.spec.pad_id if cfg.pad_token_id < 0 else cfg.pad_token_id
             flat = [answer for several in answers for answer in several]
             return collect(flat, pad, time.monotonic() - start, cfg.output_scores)
-        each = [[answer.text for answer in several] for several in answers]
-        plain: list[Any] = [several[0] for several in each] if cfg.num_return_sequences == 1 else each
-        return plain[0] if isinstance(texts, str) else plain
+        return plain_texts(answers, cfg, isinstance(texts, str))
 
     def answers(
         self,
@@ -117,14 +110,10 @@ class Translator(Predictor):
         if not cfg.max_new_tokens:
             return [[Answer()] for _ in texts]
         start_id = self.spec.bos_id if cfg.decoder_start_token_id < 0 else cfg.decoder_start_token_id
-        eos = self.spec.eos_id if cfg.eos_token_id < 0 else cfg.eos_token_id
-        never = {self.spec.pad_id, self.spec.bos_id, self.spec.unk_id} - {eos}
-        vocabulary = Vocabulary(eos, tuple(sorted(never)), self.tokenizer.decode)
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+        vocabulary = vocabulary_of(self.spec, cfg, self.tokenizer.decode)
         found: dict[int, list[Answer]] = {}
         with torch.inference_mode():
-            for first in range(0, len(order), batch_size):
-                rows = order[first : first + batch_size]
+            for rows in by_length(sources, batch_size):
                 decoder = SourceDecoder(self.model, [sources[i] for i in rows], start_id, cfg.use_cache)
                 nothing: list[list[int]] = [[] for _ in rows]
                 mine = [seeds[i] for i in rows]
@@ -147,43 +136,15 @@ class Translator(Predictor):
 
     def __call__(self, inputs: list[Any]) -> list[Any]:
         """Translate each input: a text, or a dict with ``text`` and arguments of generation."""
-        items = [_item(item, i) for i, item in enumerate(inputs)]
+        items = [read_request(item, i) for i, item in enumerate(inputs)]
         self._sources([text for text, _ in items])  # a mistake is named by its number among all
-        groups: dict[str, list[int]] = {}
-        for i, (_, options) in enumerate(items):
-            groups.setdefault(json.dumps(options, sort_keys=True), []).append(i)
         out: list[Any] = [None] * len(items)
-        for rows in groups.values():
+        for rows in by_options(items):
             cfg = self.generation.with_options(items[rows[0]][1])
             several = self.answers([items[i][0] for i in rows], cfg)
             for i, answers in zip(rows, several, strict=True):
-                out[i] = {"text": items[i][0], **_shown(answers, cfg)}
+                out[i] = {"text": items[i][0], **shown(answers, cfg, "translation")}
         return out
-
-
-def _shown(answers: list[Answer], cfg: GenerationConfig) -> dict[str, Any]:
-    """The fields of an answer: what was asked for."""
-    first = answers[0]
-    shown: dict[str, Any] = {"translation": first.text}
-    if cfg.num_return_sequences > 1:
-        shown["translations"] = [answer.text for answer in answers]
-    if cfg.output_scores or cfg.return_dict_in_generate:
-        shown |= {"tokens": first.tokens, "logprob": first.logprob}
-    if cfg.output_scores:
-        shown["scores"] = first.scores
-    return shown
-
-
-def _item(item: Any, number: int) -> tuple[str, dict[str, Any]]:
-    options = dict(item) if isinstance(item, Mapping) else {"text": item}
-    text = options.pop("text", None)
-    if not isinstance(text, str):
-        raise DataError(f"input {number}: a text, or an object with 'text', is needed, not {item!r:.80}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"input {number}: half a surrogate pair at character {error.start + 1}") from None
-    return text, options
 
 
 def save_folder(
@@ -194,8 +155,7 @@ def save_folder(
 ) -> None:
     """Write a folder that ``Translator.load`` reads: weights, settings, tokenizer, and their digests."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    replace_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
+    save_weights(model, folder / WEIGHTS)
     meta = {"family": "seq2seq", "model": asdict(model.cfg), "spec": asdict(model.spec)}
     replace_bytes(folder / META, json.dumps(meta, indent=1).encode())
     options = asdict(generation or GenerationConfig())

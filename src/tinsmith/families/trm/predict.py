@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinsmith.durable import replace_bytes
 from tinsmith.engine.contract import Data, Predictor, Task
+from tinsmith.engine.weights import save_weights
 from tinsmith.errors import DataError
 from tinsmith.families.trm import arc, maze, sudoku
 from tinsmith.families.trm.config import DepthConfig, HaltConfig, ModelConfig, RetrievalConfig, TRMConfig
@@ -24,7 +25,7 @@ from tinsmith.families.trm.model import TinyRecursiveModel, TRMSpec, build_model
 from tinsmith.families.trm.search import Effort, Solved, solve
 from tinsmith.families.trm.tokens import pad_sequence, with_gap
 from tinsmith.retrieval import RAGRetriever
-from tinsmith.sealed import read_manifest, read_sealed, seal
+from tinsmith.sealed import model_folder, read_manifest, read_sealed, reading_model, seal
 
 WEIGHTS, META, TOKENIZER, RETRIEVAL = "model.safetensors", "config.json", "tokenizer.json", "retrieval"
 
@@ -40,8 +41,8 @@ class ModelLoader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.folder = Path(path) / "model" if (Path(path) / "model").is_dir() else Path(path)
-        try:
+        self.folder = model_folder(path)
+        with reading_model(self.folder, "recursive model"):
             files = read_sealed(self.folder, "model", (META, WEIGHTS))
             meta = json.loads(files[META])
             self.spec = TRMSpec(**{**meta["spec"], "tasks": tuple(meta["spec"]["tasks"])})
@@ -55,14 +56,6 @@ class ModelLoader:
             self.has_tokenizer = TOKENIZER in read_manifest(self.folder, "model", ())
             if self.has_tokenizer:
                 read_sealed(self.folder, "model", (TOKENIZER,))
-        except FileNotFoundError as error:
-            raise DataError(
-                f"no recursive model in {self.folder}: {Path(str(error.filename)).name} is missing. "
-                "A run writes model/ when it ends."
-            ) from None
-        except Exception as error:  # settings and weights that do not fit fail in too many kinds to name
-            why = " ".join((str(error) or repr(error)).split())
-            raise DataError(f"{self.folder}: not a recursive model, or a damaged one: {why}") from None
 
     def load(self, device: str | torch.device = "cpu") -> TinyRecursiveModel:
         """The model, in eval mode."""
@@ -285,8 +278,7 @@ class _numbered:
 def save_model(task: Task, data: Data, folder: Path, cfg: TRMConfig) -> None:
     """Write a folder that ``TRMInference.load`` reads: weights, settings, tokeniser, retriever, digests."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in task.model.state_dict().items()}
-    replace_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
+    save_weights(task.model, folder / WEIGHTS)
     meta = {
         "family": "trm",
         "spec": asdict(data.spec),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.contract import Data
 from tinsmith.engine.data import Loader
 from tinsmith.engine.optim import get_optimizer
@@ -42,39 +43,7 @@ def create_trainer(
     Args:
         checkpoint_dir: where checkpoints go; None saves none.
     """
-    task, t = build_task(config, model, data), config.trainer
-    optimizer = get_optimizer(
-        task, config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay
-    )
-    scheduler = get_scheduler(
-        optimizer,
-        config.scheduler.name,
-        total_epochs=None if t.max_steps or t.max_minutes else t.epochs,
-        warmup_ratio=config.scheduler.warmup,
-        min_lr=config.scheduler.min_lr,
-    )
-    return EngineTrainer(
-        task,
-        optimizer,
-        scheduler,
-        device=config.device,
-        grad_clip=t.grad_clip,
-        mixed_precision=t.mixed_precision,
-        accumulate=t.accumulate,
-        ema=t.ema or None,
-        log_every=t.log_every,
-        checkpoint_dir=checkpoint_dir,
-        seed=config.seed,
-        max_steps=t.max_steps,
-        max_minutes=t.max_minutes,
-        eval_every=t.eval_every,
-        save_seconds=t.save_seconds,
-        keep_checkpoints=t.keep_checkpoints,
-        on_nonfinite=t.on_nonfinite,
-        on_spike=t.on_spike,
-        spike_factor=t.spike_factor,
-        deterministic=t.deterministic,
-    )
+    return build_trainer(config, build_task(config, model, data), checkpoint_dir)
 
 
 class Trainer:
