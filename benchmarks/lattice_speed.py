@@ -29,7 +29,7 @@ from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.seed import set_seed
 from tinsmith.families import load_family
 from tinsmith.text.corpora import load_corpus
-from tinsmith.text.store import build_store
+from tinsmith.text.store import build_store, default_cache
 from tinsmith.text.teachers import EmbeddingLoader
 
 STANDARD, SAMPLES = 8, 10_000  # the cube and the epoch that the bars are about
@@ -66,7 +66,7 @@ def save_vectors(folder: Path, scratch: Path, counts: set[int]) -> dict[int, lis
     corpus = load_corpus(folder / "mixed_train.jsonl.gz", folder / "mixed_valid.jsonl.gz")
     teacher = EmbeddingLoader("minilm", normalize=True, device="cpu", max_len=128)
     train, valid = (
-        build_store(None, [row["text"] for row in rows], teacher).vectors
+        build_store(default_cache() / "vectors", [row["text"] for row in rows], teacher).vectors
         for rows in (corpus.train, corpus.valid)
     )
     order = np.random.default_rng(0).permutation(len(train))
