@@ -18,6 +18,7 @@ import nanogpt
 import torch
 from shown import show
 
+from tinsmith.engine.contract import Context
 from tinsmith.engine.optim import clip_grad_norm, get_optimizer
 from tinsmith.families.lm.config import ModelConfig
 from tinsmith.families.lm.model import LanguageModel, LMSpec
@@ -69,7 +70,6 @@ def ours(ids: torch.Tensor, style: str, kind: str) -> Callable[[], None]:
     task = LanguageModelTask(LanguageModel(ModelConfig(style=style), LMSpec(VOCAB, nanogpt.BLOCK)))
     optimizer = get_optimizer(task, kind, lr=1e-3)
     parameters = list(task.parameters())
-    from tinsmith.engine.contract import Context
 
     def step() -> None:
         starts = torch.randint(len(ids) - nanogpt.BLOCK, (nanogpt.BATCH,))

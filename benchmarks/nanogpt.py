@@ -54,7 +54,7 @@ class Run:
             group["lr"] = self.rate(self.number)
         starts = torch.randint(len(self.ids) - BLOCK, (BATCH,))
         window = self.ids[starts[:, None] + torch.arange(BLOCK + 1)]
-        _, loss = self.model(window[:, :-1], window[:, 1:])
+        _, loss = self.model(window[:, :-1], window[:, 1:].contiguous())  # as its memory map gives them
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -8,6 +8,7 @@ sentencepiece stands beside it where it is installed (it normalises, so not all 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
@@ -43,7 +44,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = [
         {
             "name": "tinsmith",
-            "seconds": min(times),
+            "seconds": statistics.median(times),
             "MB_per_sec": size / seconds,
             "tokens_per_line": sum(map(len, ids)) / len(lines),
             "round_trips": back,
@@ -54,7 +55,7 @@ def main() -> int:
     else:
         print("the row of sentencepiece is left out: it is not installed")
     bars = {
-        "seconds to fit": (min(times), "<=", 3),
+        "seconds to fit": (statistics.median(times), "<=", 3),
         "MB a second to encode": (size / seconds, ">=", 1.2),
         "lines that come back": (back, ">=", len(lines)),
     }

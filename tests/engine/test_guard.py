@@ -316,6 +316,14 @@ def test_two_kinds_of_batches_are_no_leaps(caplog: pytest.LogCaptureFixture) -> 
     assert [record.args[0] for record in caplog.records if record.args] == [200]  # type: ignore[index]
 
 
+def test_a_hard_batch_of_a_solved_task_is_no_leap(caplog: pytest.LogCaptureFixture) -> None:
+    """Losses fall from 10 to 0.001: what stays under a tenth of the first is no leap, however far it goes."""
+    leaps = {160: 0.5, 163: 2.0}
+    losses = lambda task, step, loss: loss * 0 + leaps.get(step, 10.0 if step < 40 else 0.001)  # noqa: E731
+    make(None, losses).fit(loader(), epochs=26)
+    assert [record.args[0] for record in caplog.records if record.args] == [163]  # type: ignore[index]
+
+
 def test_what_is_not_allowed_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"on_nonfinite='stopp': no such choice\. Did you mean: stop"):
         make(on_nonfinite="stopp")

@@ -32,12 +32,30 @@ def test_orthogonalize_does_not_depend_on_the_scale_or_the_company():
     torch.testing.assert_close(orthogonalize(given[1:2])[0], orthogonalize(given)[1])
 
 
+@pytest.mark.parametrize("steps", [1, 4, 5, 12])
+@pytest.mark.parametrize("shape", [(32, 128), (128, 32), (32, 36)])
+def test_orthogonalize_is_its_polynomial_of_the_singular_values(shape, steps):
+    """From one down to nothing: the rounding of small ones must not grow, whichever way the products go."""
+    generator = torch.Generator().manual_seed(0)
+    u, _, vt = torch.linalg.svd(torch.randn(2, *shape, generator=generator), full_matrices=False)
+    values = torch.cat([torch.logspace(0, -7, 28), torch.zeros(4)])
+    expected = (values / values.double().pow(4).sum() ** 0.25).double()
+    for i in range(steps):
+        a, b, c = muon._QUINTICS[i] if i < len(muon._QUINTICS) else muon._LIMIT
+        expected = a * expected + b * expected**3 + c * expected**5
+    found = orthogonalize((u * values) @ vt, steps)
+    torch.testing.assert_close(found, (u * expected.float()) @ vt, rtol=0, atol=2e-2 if steps > 5 else 3e-3)
+
+
 def test_nothing_stays_nothing():
     assert orthogonalize(torch.zeros(2, 4, 5)).abs().max() == 0
+    assert orthogonalize(torch.zeros(2, 4, 12)).abs().max() == 0
 
 
-def test_bf16_is_near_fp32(monkeypatch):
-    given, expected = matrices(2, 16, 24, smallest=0.2)
+@pytest.mark.parametrize("shape", [(60, 16, 24), (8, 64, 64), (4, 160, 40)])
+def test_bf16_is_near_fp32(shape, monkeypatch):
+    """Rounding carries some singular values above one: they must not run away."""
+    given, expected = matrices(*shape, smallest=0.2)
     monkeypatch.setattr(muon, "computes_in_bf16", lambda device: True)
     found = orthogonalize(given, 5)
     assert found.dtype == torch.float32

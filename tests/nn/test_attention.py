@@ -97,6 +97,33 @@ def test_plain_attention_by_definition(modern: bool) -> None:
     torch.testing.assert_close(out, layer.out(torch.cat(heads, -1)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["free", "causal", "padding", "rows"])
+def test_short_attention_is_torchs_in_value_and_gradient(kind: str) -> None:
+    torch.manual_seed(0)
+    queries, keys = 5, 5 if kind == "causal" else 7
+    q, k, v = (torch.randn(2, n, 3, 4, dtype=torch.float64).transpose(1, 2) for n in (queries, keys, keys))
+    mask = None
+    if kind in ("padding", "rows"):
+        mask = torch.rand(2, 1, 1 if kind == "padding" else queries, keys) > 0.4
+        mask[..., 0] = True
+    parts = [x.detach().requires_grad_() for x in (q, k, v)]
+    trained = attend(*parts, mask, kind == "causal")
+    expected = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=kind == "causal")
+    node, nodes = trained.grad_fn, []
+    while node is not None:
+        nodes.append(node.name())
+        node = node.next_functions[0][0] if node.next_functions else None
+    assert "_ShortAttentionBackward" in nodes
+    torch.testing.assert_close(trained, expected.transpose(1, 2).flatten(2))
+    weights = torch.randn_like(trained)
+    found = torch.autograd.grad((trained * weights).sum(), parts)
+    hoped = torch.autograd.grad((expected.transpose(1, 2).flatten(2) * weights).sum(), parts)
+    for a, b in zip(found, hoped, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(*parts, mask, kind == "causal"), trained.detach())
+
+
 def test_no_gradient_from_a_later_input_to_an_earlier_output() -> None:
     layer, turns = attention(), Rotary(4, 6).table
     for t in range(6):

@@ -42,6 +42,15 @@ def test_every_text_round_trips_through_bytes(bpe: Tokenizer, text: str) -> None
     assert max(ids, default=4) < bpe.vocab_size
 
 
+def test_digits_are_tokens_of_their_own_if_asked() -> None:
+    texts = ["in 1984 and 1985, 1984 pots"] * 9
+    merged, split = (Tokenizer.fit(texts, 300, split_digits=on) for on in (False, True))
+    number = split.encode(" 1984")
+    assert [split.decode([i]) for i in number] == [" ", "1", "9", "8", "4"]
+    assert len(merged.encode(" 1984")) < 5
+    assert split.decode(split.encode("  007 ½ ٣")) == "  007 ½ ٣"
+
+
 def test_names_of_special_tokens_in_a_text_are_text(bpe: Tokenizer) -> None:
     text = "a <pad> and <eos> [SEP] </s>"
     assert bpe.decode(bpe.encode(text)) == text

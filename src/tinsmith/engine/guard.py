@@ -46,8 +46,9 @@ class Guard:
             to the same weights). With ``"rollback"`` two copies of weights and optimiser are kept in memory
             and in each checkpoint.
         on_spike: ``"ignore"`` (only logged) or ``"rollback"``.
-        spike_factor: a spike is a loss of more than so many times the median of the last 100, and of more
-            than twice what a tenth of them reach: losses of two kinds of batches are no spikes.
+        spike_factor: a spike is a loss of more than so many times the median of the last 100, of more than
+            twice what a tenth of them reach (losses of two kinds of batches are no spikes), and of more than
+            a tenth of the first median (nor is a hard batch of a task that is all but solved).
 
     Attributes:
         skipped: steps without a move so far.
@@ -65,6 +66,7 @@ class Guard:
         self.skipped = 0
         self._in_a_row = self._returns = 0
         self._losses: deque[float] = deque(maxlen=_RECENT)
+        self._first: float | None = None  # the first median
         self._limit = math.inf  # above it a loss leaps
         self._in_spike = False
         self._copies: deque[Any] = deque(maxlen=2)  # (step, tensors, skeleton), the older one first
@@ -120,7 +122,10 @@ class Guard:
         if loop.state.step % _REFRESH == 0 and len(self._losses) >= _ENOUGH:
             ordered = sorted(self._losses)
             median, tenth = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) * 9 // 10]
-            self._limit = max(self.spike_factor * median, 2 * tenth) if median > 0 else math.inf
+            if self._first is None:
+                self._first = median
+            limit = max(self.spike_factor * median, 2 * tenth, self._first / 10)
+            self._limit = limit if median > 0 else math.inf
         return ""
 
     # ---- trouble ------------------------------------------------------------------------------------
@@ -188,6 +193,7 @@ class Guard:
             "returns": self._returns,
             "in_spike": self._in_spike,
             "losses": list(self._losses),
+            "first": self._first,
             "limit": self._limit,
             "copies": [{"step": step, "tree": unflatten(*copy)} for step, *copy in self._copies],
         }
@@ -196,7 +202,8 @@ class Guard:
         """Go on from ``state_dict``."""
         self.skipped, self._in_spike = state["skipped"], state["in_spike"]
         self._in_a_row, self._returns = state["in_a_row"], state["returns"]
-        self._losses, self._limit = deque(state["losses"], _RECENT), state["limit"]
+        self._losses = deque(state["losses"], _RECENT)
+        self._first, self._limit = state["first"], state["limit"]
         self._copies.clear()
         if self.rolls_back:
             self._copies.extend((copy["step"], *flatten(copy["tree"])) for copy in state["copies"])

@@ -29,31 +29,67 @@ _QUINTICS = (
     (1.9178, -1.2968, 0.3797),
 )
 _LIMIT = (1.875, -1.25, 0.375)
+_TINY = 1e-30
+_MARGIN = 1.03  # by which bfloat16 keeps away from the edge of a quintic's range
 
 
 def orthogonalize(matrices: Tensor, steps: int = 4) -> Tensor:
-    """The nearest matrices with orthonormal rows, nearly: ``U V^T`` of each ``U S V^T``.
+    """The nearest matrices with orthonormal rows or columns, nearly: ``U V^T`` of each ``U S V^T``.
 
-    Products alone, no decomposition. Small singular values (below 0.003 of the largest) stay small.
+    Products alone, no decomposition. Small singular values (below 0.003 of the largest) stay small, and a
+    matrix of numbers below 1e-18 may give zero.
 
     Args:
-        matrices: [B, M, N] with M <= N.
-        steps: iterations, each three products.
+        matrices: [B, M, N].
+        steps: iterations.
 
     Returns:
         [B, M, N] in the type of ``matrices``.
     """
     x = matrices.to(torch.bfloat16) if computes_in_bf16(matrices.device) else matrices
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-30)
-    for i in range(steps):
-        a, b, c = _QUINTICS[i] if i < len(_QUINTICS) else _LIMIT
-        gram = x @ x.mT
-        if i == 0:
-            # The norm of X X^T bounds the square of the largest singular value more closely than that of X.
-            square = torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=1e-30)
-            x, gram = x / square.sqrt(), gram / square
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    tall = x.shape[-2] > x.shape[-1]
+    coarse = x.dtype == torch.bfloat16
+    gram = x.mT @ x if tall else x @ x.mT
+    gram = gram.float() if coarse else gram
+    # The norm of X X^T bounds the square of the largest singular value closely; its trace keeps that finite.
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=_TINY)
+    gram = gram / trace
+    square = torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=_TINY)
+    gram, size = gram / square, trace.sqrt() * square.sqrt()
+    quintics = [*_QUINTICS, *[_LIMIT] * steps][:steps]
+    if coarse:  # rounding would carry values beyond the next one's range, where they run away
+        quintics = [(a / _MARGIN, b / _MARGIN**3, c / _MARGIN**5) for a, b, c in quintics]
+    short, long = sorted(x.shape[-2:])
+    # Half the arithmetic where N = 4 M; in few digits, or after many steps, rounding would grow.
+    if 2 * long > 3 * short and steps <= len(_QUINTICS) and not coarse:
+        factors = _factors(gram, quintics) / size
+        x = x @ factors if tall else factors @ x
+    else:
+        x = _iterated(x.mT if tall else x, gram, size, quintics)
+        x = x.mT if tall else x
     return x.to(matrices.dtype)
+
+
+def _iterated(x: Tensor, gram: Tensor, size: Tensor, quintics: list[tuple[float, float, float]]) -> Tensor:
+    """``X <- (a + b G + c G^2) X``, ``G = X X^T``, for each quintic; ``size`` scales the first X."""
+    x, gram = (x / size).to(x.dtype), gram.to(x.dtype)
+    for i, (a, b, c) in enumerate(quintics):
+        gram = x @ x.mT if i else gram
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def _factors(gram: Tensor, quintics: list[tuple[float, float, float]]) -> Tensor:
+    """The product of all ``a + b G + c G^2``: polynomials of the first G, so they commute. [B, M, M]."""
+    factors: Tensor | None = None
+    for i, (a, b, c) in enumerate(quintics):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        factors = factor if factors is None else factor @ factors
+        if i + 1 < len(quintics):
+            gram = factor @ gram @ factor
+    assert factors is not None
+    return factors
 
 
 class Muon(Optimizer):
@@ -104,20 +140,14 @@ class Muon(Optimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for alike in _by_shape(params):
-            directions = orthogonalize(torch.stack([_wide(updates[i]) for i in alike]), group["ns_steps"])
-            for i, direction in zip(alike, directions, strict=True):
-                p = params[i]
-                size = group["lr"] * 0.2 * math.sqrt(max(p.shape))
-                p.add_(direction if p.shape[0] <= p.shape[1] else direction.mT, alpha=-size)
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+            directions = orthogonalize(torch.stack([updates[i] for i in alike]), group["ns_steps"])
+            size = group["lr"] * 0.2 * math.sqrt(max(directions.shape[1:]))
+            torch._foreach_add_([params[i] for i in alike], list(directions.unbind()), alpha=-size)
 
 
 def _by_shape(matrices: Iterable[Tensor]) -> list[list[int]]:
-    """Positions of the matrices of one shape (either way round), device and type."""
+    """Positions of the matrices of one shape, device and type."""
     found: dict[Any, list[int]] = {}
     for i, matrix in enumerate(matrices):
-        found.setdefault((*sorted(matrix.shape), matrix.device, matrix.dtype), []).append(i)
+        found.setdefault((matrix.shape, matrix.device, matrix.dtype), []).append(i)
     return list(found.values())

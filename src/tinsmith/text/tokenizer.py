@@ -63,6 +63,7 @@ class Tokenizer:
         vocab_size: int = 8000,
         kind: Literal["bpe", "word"] = "bpe",
         min_frequency: int = 2,
+        split_digits: bool = False,
     ) -> "Tokenizer":
         """Fit a vocabulary.
 
@@ -72,6 +73,8 @@ class Tokenizer:
             kind: ``bpe``: byte-level BPE, every text round-trips, UNK never occurs. ``word``: words and
                 punctuation in lower case, for small worlds; an unknown word is UNK.
             min_frequency: how often a merge or a word must occur.
+            split_digits: with ``bpe``: each digit is a token of its own, so that figures are read and
+                copied digit by digit.
 
         Raises:
             ConfigError: an impossible size or an unknown kind.
@@ -83,7 +86,7 @@ class Tokenizer:
             raise ConfigError(f"tokenizer kind={kind!r}: allowed are 'bpe' and 'word'")
         if vocab_size < floor[kind]:
             raise ConfigError(f"vocab_size={vocab_size}: kind={kind!r} needs at least {floor[kind]}")
-        backend, trainer = _untrained(kind, vocab_size, min_frequency)
+        backend, trainer = _untrained(kind, vocab_size, min_frequency, split_digits)
         counted = _Counted(texts)
         backend.train_from_iterator(counted, trainer)
         if not counted.number:
@@ -232,7 +235,7 @@ def _library() -> Any:
     return tokenizers
 
 
-def _untrained(kind: str, vocab_size: int, min_frequency: int) -> tuple[Any, Any]:
+def _untrained(kind: str, vocab_size: int, min_frequency: int, split_digits: bool) -> tuple[Any, Any]:
     lib = _library()
     options = {
         "vocab_size": vocab_size,
@@ -247,6 +250,9 @@ def _untrained(kind: str, vocab_size: int, min_frequency: int) -> tuple[Any, Any
         return backend, lib.trainers.WordLevelTrainer(**options)
     backend = lib.Tokenizer(lib.models.BPE())
     backend.pre_tokenizer = lib.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split_digits:
+        digits = lib.pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = lib.pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
     backend.decoder = lib.decoders.ByteLevel()
     alphabet = lib.pre_tokenizers.ByteLevel.alphabet()
     return backend, lib.trainers.BpeTrainer(initial_alphabet=alphabet, **options)

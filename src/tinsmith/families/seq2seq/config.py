@@ -49,6 +49,7 @@ class DataConfig:
     max_len: int = 128  # tokens of a text: longer training pairs are left out, longer inputs refused
     vocab_size: int = 4000  # of the joint byte pairs
     min_frequency: int = 2  # how often a byte pair has to occur
+    split_digits: bool = False  # each digit is a token of its own
     on_bad_record: str = "error"  # error | skip (and count)
 
     def validate(self) -> None:

@@ -87,7 +87,9 @@ def build_data(cfg: Seq2SeqConfig) -> Data:
     """
     pairs = load_pairs(cfg.data, cfg.seed)
     sources, targets = ([pair[side] for pair in pairs.train] for side in (0, 1))
-    tokenizer = train_joint_bpe_tokenizer(sources, targets, cfg.data.vocab_size, cfg.data.min_frequency)
+    tokenizer = train_joint_bpe_tokenizer(
+        sources, targets, cfg.data.vocab_size, cfg.data.min_frequency, split_digits=cfg.data.split_digits
+    )
     loaders: dict[str, Loader | None] = {}
     for name in ("train", "valid", "test"):
         chosen = getattr(pairs, name)

@@ -37,6 +37,7 @@ def train_joint_bpe_tokenizer(
     vocab_size: int = 8000,
     min_frequency: int = 2,
     save_dir: str | Path | None = None,
+    split_digits: bool = False,
 ) -> Tokenizer:
     """Byte-level BPE (Sennrich et al. 2016, section 3.2) over both languages: every text round-trips.
 
@@ -45,11 +46,13 @@ def train_joint_bpe_tokenizer(
         vocab_size: ids in all, 256 bytes and PAD 0, BOS 1, EOS 2, UNK 3 among them.
         min_frequency: how often a pair must occur to be merged.
         save_dir: folder for the tokenizer; ``Tokenizer.load(save_dir)`` reads it.
+        split_digits: each digit is a token of its own.
 
     Raises:
         ConfigError: an impossible size. DataError: no texts. MissingExtraError: no package ``tokenizers``.
     """
-    tokenizer = Tokenizer.fit(chain(src_texts, tgt_texts), vocab_size, "bpe", min_frequency)
+    texts = chain(src_texts, tgt_texts)
+    tokenizer = Tokenizer.fit(texts, vocab_size, "bpe", min_frequency, split_digits)
     if save_dir is not None:
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         tokenizer.save(save_dir)
