@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinsmith.errors import missing_extra
+from tinsmith.text.bleu import bleu as bleu
+from tinsmith.text.bleu import has_sacrebleu as has_sacrebleu
 
 _SEEN = 5000  # training pairs that the nearest-neighbour baseline chooses from
 
@@ -18,28 +18,6 @@ _SEEN = 5000  # training pairs that the nearest-neighbour baseline chooses from
 def exact_match(translations: Sequence[str], references: Sequence[str]) -> float:
     """Share of translations that are their reference, letter by letter."""
     return sum(a == b for a, b in zip(translations, references, strict=True)) / max(1, len(references))
-
-
-def has_sacrebleu() -> bool:
-    """Whether ``bleu`` can be measured here."""
-    return find_spec("sacrebleu") is not None
-
-
-def bleu(translations: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """sacrebleu's corpus BLEU and chrF of whole texts, cased, with the signature that makes BLEU comparable.
-
-    Raises:
-        MissingExtraError: sacrebleu is not installed.
-    """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-        from sacrebleu.metrics.chrf import CHRF
-    except ImportError:
-        raise missing_extra("BLEU", "seq2seq") from None
-    metric = BLEU()
-    score = metric.corpus_score(list(translations), [list(references)])
-    chrf = CHRF().corpus_score(list(translations), [list(references)])
-    return {"bleu": score.score, "chrf": chrf.score, "bleu_signature": str(metric.get_signature())}
 
 
 def scores(translations: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
