@@ -3,7 +3,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tinsmith.nn.mixing import DepthwiseConv, GatedBlock, StateSpace, depthwise
+from tinsmith.nn.mixing import (
+    CausalConv,
+    CausalStateSpace,
+    DepthwiseConv,
+    GatedBlock,
+    StateSpace,
+    depthwise,
+)
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -78,3 +85,55 @@ def test_stochastic_depth_keeps_the_mean_and_rests_in_evaluation() -> None:
     assert 0.45 < skipped.float().mean() < 0.55
     still = block.eval()(x, mask) - x
     torch.testing.assert_close(trained.mean(0), still[0], rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 2), (4, 3), (3, 8)])
+def test_a_causal_convolution_is_torchs_padded_on_the_left(kernel: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    layer = CausalConv(3, kernel, dilation).double()
+    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    left = torch.nn.functional.pad(x.mT, ((kernel - 1) * dilation, 0))
+    theirs = torch.nn.functional.conv1d(left, layer.taps.T[:, None], dilation=dilation, groups=3).mT
+    ours = layer(x)
+    torch.testing.assert_close(ours, theirs)
+    seed = torch.randn_like(ours)
+    for one, two in zip(
+        torch.autograd.grad(ours, (x, layer.taps), seed),
+        torch.autograd.grad(theirs, (x, layer.taps), seed),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two)
+
+
+CAUSAL = [lambda: CausalConv(3, 3, 2), lambda: CausalConv(3, 1, 4), lambda: CausalStateSpace(3, 4)]
+
+
+@pytest.mark.parametrize("make", CAUSAL)
+def test_a_changed_future_leaves_the_past_as_it_was(make: Callable[[], torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer, x = make(), torch.randn(2, 9, 3)
+    other = x.clone()
+    other[:, 5:] += 1
+    assert torch.equal(layer(x)[:, :5], layer(other)[:, :5])
+    assert not torch.equal(layer(x)[:, 5:], layer(other)[:, 5:])
+
+
+@pytest.mark.parametrize("make", CAUSAL)
+def test_position_by_position_is_the_whole(make: Callable[[], torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer, x = make().double(), torch.randn(2, 9, 3, dtype=torch.float64)
+    state = layer.start(2, 9)  # type: ignore[operator]
+    steps = [layer.step(x[:, t], state, t) for t in range(9)]  # type: ignore[operator]
+    torch.testing.assert_close(torch.stack(steps, 1), layer(x))
+
+
+def test_a_causal_state_space_is_its_recurrence() -> None:
+    torch.manual_seed(0)
+    layer, x = CausalStateSpace(3, num_states=4).double(), torch.randn(2, 6, 3, dtype=torch.float64)
+    a = layer.log_rate.exp()
+    step = layer.log_step.exp()[:, None]
+    weight = layer.out * (1 - torch.exp(-step * a)) / a
+    s = torch.zeros(2, 3, 4, dtype=torch.float64)
+    for t in range(6):
+        s = torch.exp(-step * a) * s + x[:, t, :, None]
+        torch.testing.assert_close(layer(x)[:, t], (weight * s).sum(-1) + layer.skip * x[:, t])

@@ -15,54 +15,56 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Convolve each channel by itself: ``y_t = Σ_k w_k x_{t + (k - K // 2) dilation}``, zeros outside.
+def depthwise(x: Tensor, weight: Tensor, dilation: int, centre: int | None = None) -> Tensor:
+    """Convolve each channel by itself: ``y_t = Σ_k w_k x_{t + (k - c) dilation}``, zeros outside.
 
     On a CPU shifted slices are several times faster than ``nn.Conv1d(groups=D)``. The gradient is written
     out: autograd's, over slices, would fill, copy and add a full tensor for each tap.
 
     Args:
-        x: [B, L, D]. weight: [K, D], K odd. dilation: distance between taps.
+        x: [B, L, D]. weight: [K, D]. dilation: distance between taps.
+        centre: c, the tap that reads the position itself; ``K // 2`` if None. ``K - 1`` sees the past alone.
 
     Returns:
         [B, L, D].
     """
+    centre = len(weight) // 2 if centre is None else centre
     if torch.is_grad_enabled():
-        out: Tensor = _Depthwise.apply(x, weight, dilation)  # type: ignore[no-untyped-call]
+        out: Tensor = _Depthwise.apply(x, weight, dilation, centre)  # type: ignore[no-untyped-call]
         return out
-    return _shifted_sum(x, weight, dilation)
+    return _shifted_sum(x, weight, dilation, centre)
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int, centre: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
-        return _shifted_sum(x, weight, dilation)
+        ctx.dilation, ctx.centre = dilation, centre
+        return _shifted_sum(x, weight, dilation, centre)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight = ctx.saved_tensors
         by_tap = torch.zeros_like(weight)
-        for k, (here, there) in enumerate(_overlaps(len(weight), ctx.dilation, x.shape[1])):
+        for k, (here, there) in enumerate(_overlaps(len(weight), ctx.dilation, x.shape[1], ctx.centre)):
             by_tap[k] = (grad[:, here] * x[:, there]).sum((0, 1))
-        return _shifted_sum(grad, weight.flip(0), ctx.dilation), by_tap, None
+        mirrored = len(weight) - 1 - ctx.centre
+        return _shifted_sum(grad, weight.flip(0), ctx.dilation, mirrored), by_tap, None, None
 
 
-def _shifted_sum(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    middle = len(weight) // 2
-    out = x * weight[middle]
-    for k, (here, there) in enumerate(_overlaps(len(weight), dilation, x.shape[1])):
-        if k != middle:
+def _shifted_sum(x: Tensor, weight: Tensor, dilation: int, centre: int) -> Tensor:
+    out = x * weight[centre]
+    for k, (here, there) in enumerate(_overlaps(len(weight), dilation, x.shape[1], centre)):
+        if k != centre:
             out[:, here].addcmul_(x[:, there], weight[k])
     return out
 
 
-def _overlaps(taps: int, dilation: int, length: int) -> Iterator[tuple[slice, slice]]:
+def _overlaps(taps: int, dilation: int, length: int, centre: int) -> Iterator[tuple[slice, slice]]:
     """For each tap the positions that it writes, and those that it reads."""
     for k in range(taps):
-        shift = (k - taps // 2) * dilation
+        shift = (k - centre) * dilation
         size = max(0, length - abs(shift))
         yield slice(max(0, -shift), max(0, -shift) + size), slice(max(0, shift), max(0, shift) + size)
 
@@ -121,6 +123,78 @@ class StateSpace(nn.Module):
         at = torch.arange(length, device=x.device)
         toeplitz = both[:, at[:, None] - at + length - 1]  # [D, L, L]: the weight of input s at output t
         return torch.einsum("dts,bsd->btd", toeplitz.to(x.dtype), x) + x * self.skip
+
+
+class CausalConv(nn.Module):
+    """``depthwise`` that sees the past alone, whole (``forward``) or position by position (``step``).
+
+    Args:
+        dim: D. kernel: K. dilation: distance between taps.
+    """
+
+    def __init__(self, dim: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        taps = 0.1 * torch.randn(kernel, dim)
+        taps[-1] += 1
+        self.taps = nn.Parameter(taps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        return depthwise(x, self.taps, self.dilation, len(self.taps) - 1)
+
+    def start(self, batch: int, length: int) -> Tensor:
+        """The state before the first of at most ``length`` positions: all inputs, after zeros."""
+        taps, dim = self.taps.shape
+        return self.taps.new_zeros(batch, (taps - 1) * self.dilation + length, dim)
+
+    def step(self, x: Tensor, state: Tensor, t: int) -> Tensor:
+        """Position ``t``: ``x`` [B, D] -> [B, D]. Writes ``state``."""
+        reach = (len(self.taps) - 1) * self.dilation
+        state[:, reach + t] = x
+        return (state[:, t : t + reach + 1 : self.dilation] * self.taps).sum(1)
+
+
+class CausalStateSpace(nn.Module):
+    """``StateSpace`` of the past alone: a convolution as long as the sequence, or its recurrence.
+
+    ``s_t = exp(-Δ a) s_{t-1} + x_t``; ``y_t = Σ_n c_n (1 - exp(-Δ a_n)) / a_n s_{t,n} + d x_t``.
+
+    Args:
+        dim: D. num_states: N.
+    """
+
+    def __init__(self, dim: int, num_states: int = 8) -> None:
+        super().__init__()
+        self.log_rate = nn.Parameter(torch.log(torch.arange(1.0, num_states + 1)).repeat(dim, 1))
+        self.log_step = nn.Parameter(torch.linspace(math.log(0.01), 0.0, dim))
+        self.out = nn.Parameter(torch.randn(dim, num_states) / num_states)
+        self.skip = nn.Parameter(torch.ones(dim))
+
+    def _decay(self) -> tuple[Tensor, Tensor]:
+        """``Δ a`` and the weight of each state, [D, N]."""
+        decay = self.log_step.exp()[:, None] * self.log_rate.exp()
+        return decay, self.out * -torch.expm1(-decay) / self.log_rate.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        length = x.shape[1]
+        decay, scale = self._decay()
+        at = torch.arange(length, device=x.device)
+        kernel = torch.einsum("dn,dnt->dt", scale, torch.exp(-decay[..., None] * at.to(decay.dtype)))
+        ago = at[:, None] - at
+        toeplitz = (kernel[:, ago.clamp(min=0)] * (ago >= 0)).to(x.dtype)  # [D, L, L]
+        return torch.einsum("dts,bsd->btd", toeplitz, x) + x * self.skip
+
+    def start(self, batch: int, length: int) -> Tensor:
+        """The state before the first position: [B, D, N]."""
+        return self.out.new_zeros(batch, *self.out.shape)
+
+    def step(self, x: Tensor, state: Tensor, t: int) -> Tensor:
+        """The next position: ``x`` [B, D] -> [B, D]. Writes ``state``."""
+        decay, scale = self._decay()
+        state.mul_(torch.exp(-decay)).add_(x[..., None])
+        return (state * scale).sum(-1) + x * self.skip
 
 
 class GatedBlock(nn.Module):
