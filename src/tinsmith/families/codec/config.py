@@ -38,6 +38,48 @@ class ModelConfig:
 
 
 @dataclass
+class DecoderConfig:
+    """The writer: a causal convolution net that is told the vector in every block."""
+
+    kind: str = "causal"  # causal (token by token) | ctc (all tokens at once)
+    vocab_size: int = 8000  # tokens that it can write, fitted on the corpus
+    case: str = "auto"  # auto (lower where the teacher does not see it) | keep | lower
+    dim: int = 256  # width
+    block: str = "conv"  # conv (depthwise, causal) | ssm (a causal state space, no kernel); of kind=causal
+    kernel: int = 3  # taps of a convolution; odd for kind=ctc
+    dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 1, 2])  # one block each
+    shared: bool = False  # one set of channel matrices for all blocks
+    max_len: int = 40  # tokens that it writes at most
+    dropout: float = 0.0  # on the token vectors
+    drop_path: float = 0.0  # share of the sentences that skip a block: stochastic depth
+    source: str = "teacher"  # whose vectors it learns from: teacher | student | both (half of the rows each)
+    noise: float = 0.0  # length of the noise that is added to a vector of length one while training
+    codes: int = 0  # numbers of one byte that the vector is squeezed into (VQ); 0 = the vector as it is
+    correct: bool = False  # also learn to correct: told the vector of its own first draft
+    validate_texts: int = 128  # held-out sentences that are written out at each validation
+
+    def validate(self) -> None:
+        check_choice("decoder.kind", self.kind, ("causal", "ctc"))
+        check_choice("decoder.case", self.case, ("auto", "keep", "lower"))
+        check_choice("decoder.block", self.block, ("conv", "ssm"))
+        check_choice("decoder.source", self.source, ("teacher", "student", "both"))
+        check(self.vocab_size >= 300, "decoder.vocab_size", self.vocab_size, "300 or more")
+        check(self.dim >= 8, "decoder.dim", self.dim, "8 or more")
+        odd = self.kernel >= 1 and (self.kind == "causal" or self.kernel % 2 == 1)
+        check(odd, "decoder.kernel", self.kernel, "1 or more, and odd for decoder.kind=ctc")
+        ok = bool(self.dilations) and all(d >= 1 for d in self.dilations)
+        check(ok, "decoder.dilations", self.dilations, "one number of 1 or more for each block")
+        check(self.max_len >= 1, "decoder.max_len", self.max_len, "1 or more")
+        check(0 <= self.noise < float("inf"), "decoder.noise", self.noise, "0 or more")
+        check(self.codes >= 0, "decoder.codes", self.codes, "0 (no bottleneck) or more")
+        check(self.validate_texts >= 0, "decoder.validate_texts", self.validate_texts, "0 or more")
+        causal = self.kind == "causal" or (self.block == "conv" and not self.correct)
+        check(causal, "decoder.kind", self.kind, "ctc only with decoder.block=conv and decoder.correct=false")
+        for name in ("dropout", "drop_path"):
+            check(0 <= getattr(self, name) < 1, f"decoder.{name}", getattr(self, name), f"0 <= {name} < 1")
+
+
+@dataclass
 class DataConfig:
     """The sentences. Without a path they are those embedded in Python itself."""
 
@@ -74,12 +116,22 @@ class LossConfig:
     sem: float = 0.0  # InfoNCE: the own teacher vector against the batch's others
     temperature: float = 0.05  # of InfoNCE
     static: float = 0.1  # 1 - cosine of the static tier alone, so that it is worth exporting
+    ce: float = 1.0  # cross-entropy of the text that the decoder writes
+    label_smoothing: float = 0.1  # share of the target that goes to all tokens alike
+    cycle: float = 0.0  # 1 - cosine of the expected tokens' mean vector to the vector that was written out
+    contrast: float = 0.0  # the text must be likelier under its own vector than under the next sentence's
+    through: float = 0.0  # factor of the decoder's gradient into the encoder; 0 = none reaches it
+    share: float = 0.5  # mode=both: share of the steps that train the decoder
+    alternate: bool = True  # mode=both: one of the two in a step; false: the weighted sum in each step
 
     def validate(self) -> None:
-        for name in ("cos", "mse", "sem", "static"):
-            check(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "0 or more")
+        for name in ("cos", "mse", "sem", "static", "ce", "cycle", "contrast", "through"):
+            check(0 <= getattr(self, name) < float("inf"), f"loss.{name}", getattr(self, name), "0 or more")
         check(self.cos + self.mse + self.sem > 0, "loss.cos", self.cos, "cos, mse or sem above 0")
+        check(self.ce > 0, "loss.ce", self.ce, "above 0")
         check(self.temperature > 0, "loss.temperature", self.temperature, "above 0")
+        check(0 <= self.label_smoothing < 1, "loss.label_smoothing", self.label_smoothing, "0 to below 1")
+        check(0 < self.share < 1, "loss.share", self.share, "a share of the steps, above 0 and below 1")
 
 
 @dataclass
@@ -99,7 +151,10 @@ class CodecOptimizerConfig(OptimizerConfig):
 class CodecConfig(RunConfig):
     """A codec run."""
 
+    mode: str = "encode"  # encode (text to vector) | decode (vector to text, the encoder stays) | both
+    init: str = ""  # folder of a trained codec to go on from, such as runs/codec/0001
     model: ModelConfig = field(default_factory=ModelConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -109,6 +164,10 @@ class CodecConfig(RunConfig):
         # Two batches a step, each of sentences of nearly one length: little padding, and a step sees both.
         default_factory=lambda: TrainerConfig(epochs=5, batch_size=64, accumulate=2, save_seconds=60.0)
     )
+
+    def validate(self) -> None:
+        super().validate()
+        check_choice("mode", self.mode, ("encode", "decode", "both"))
 
 
 CONFIG = CodecConfig

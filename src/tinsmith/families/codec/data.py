@@ -20,6 +20,8 @@ from tinsmith.families.codec.config import CodecConfig
 from tinsmith.families.codec.given import given_store
 from tinsmith.families.codec.model import CodecSpec
 from tinsmith.families.codec.pairs import load_pairs
+from tinsmith.families.codec.start import start_tokenizers
+from tinsmith.families.codec.targets import Targets, fit_writer, ignores_case
 from tinsmith.text.corpora import Corpus, Shares, load_corpus
 from tinsmith.text.store import VectorStore, build_store, cached_token_table, default_cache
 from tinsmith.text.teachers import EmbeddingLoader, make_teacher
@@ -38,7 +40,12 @@ class SentenceDataset(BatchDataset):
         store: the teacher's vectors, in the same order.
         domain: index of each sentence's domain [N].
         rows: the row in the store of each sentence [N], where its order is another.
+
+    Attributes:
+        written: what a decoder learns to write, or None.
     """
+
+    written: Targets | None = None
 
     def __init__(
         self,
@@ -61,7 +68,7 @@ class SentenceDataset(BatchDataset):
         return F.normalize(torch.from_numpy(np.asarray(self.store.vectors[self._rows[indices]], np.float32)))
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """``tokens``, ``mask`` [B, L]; ``z`` [B, Z]; ``domain`` [B]."""
+        """``tokens``, ``mask`` [B, L]; ``z`` [B, Z]; ``domain`` [B]; with a decoder ``target`` [B, T]."""
         rows = indices.numpy()
         lengths = self.lengths[indices].numpy()
         column = np.arange(lengths.max())[None]
@@ -72,6 +79,7 @@ class SentenceDataset(BatchDataset):
             "mask": torch.from_numpy(mask),
             "z": self.targets(rows),
             "domain": self.domain[indices],
+            **({} if self.written is None else {"target": self.written.batch(indices)}),
         }
 
 
@@ -82,10 +90,10 @@ def build_data(cfg: CodecConfig) -> Data:
         DataError: the files or the store of vectors are not what they should be.
         MissingExtraError: the teacher's package is not installed.
     """
-    corpus = _corpus(cfg)
+    corpus = read_corpus(cfg)
     pairs = load_pairs(cfg.data.pairs, cfg.data.pair_columns) if cfg.data.pairs else None
     teacher = make_teacher(cfg.teacher, cfg.device)
-    tokenizer = _tokenizer(cfg, corpus, teacher)
+    tokenizer, writer, lower = _tokenizers(cfg, corpus, teacher)
     domains = tuple(sorted({row["domain"] for row in corpus.train}))
     cache = _cache(cfg)
     loaders: dict[str, Loader | None] = {}
@@ -96,6 +104,8 @@ def build_data(cfg: CodecConfig) -> Data:
             loaders[split] = None
             continue
         ids[split], data = _dataset(cfg, rows, split, tokenizer, teacher, cache, domains)
+        if writer is not None:
+            data.written = Targets.of([row["text"] for row in rows], writer, lower, cfg.decoder.max_len)
         loaders[split] = Loader(
             data,
             cfg.trainer.batch_size if split == "train" else 128,
@@ -111,6 +121,8 @@ def build_data(cfg: CodecConfig) -> Data:
         teacher=cfg.teacher.name,
         teacher_fingerprint=teacher.fingerprint,
         domains=domains,
+        decoder_vocab_size=writer.vocab_size if writer is not None else 0,
+        lower=lower,
     )
     artifacts = {
         "tokenizer": tokenizer,
@@ -120,10 +132,15 @@ def build_data(cfg: CodecConfig) -> Data:
         "log_weight": _log_weight(ids["train"], tokenizer.vocab_size),
         "pairs": pairs,
     }
+    if writer is not None:
+        written = loaders["train"].dataset.written  # type: ignore[union-attr]
+        artifacts |= {"writer": writer, "words": _word_table(writer, teacher, cache)}
+        artifacts["log_share"] = written.log_share(writer.vocab_size)
     return Data(loaders["train"], loaders["valid"], loaders["test"], spec, artifacts)
 
 
-def _corpus(cfg: CodecConfig) -> Corpus:
+def read_corpus(cfg: CodecConfig) -> Corpus:
+    """The sentences of a run, of which some are for training and some for validation."""
     data = cfg.data
     corpus = load_corpus(
         data.path or None,
@@ -144,6 +161,22 @@ def _corpus(cfg: CodecConfig) -> Corpus:
 
 def _cache(cfg: CodecConfig) -> Path:
     return Path(cfg.data.cache).expanduser() if cfg.data.cache else default_cache()
+
+
+def _tokenizers(
+    cfg: CodecConfig, corpus: Corpus, teacher: EmbeddingLoader
+) -> tuple[Tokenizer, Tokenizer | None, bool]:
+    """What the encoder reads by, what the decoder writes by (None without one), and whether in lower case."""
+    tokenizer, writer, lower = start_tokenizers(cfg.init)
+    if tokenizer is None:
+        tokenizer = _tokenizer(cfg, corpus, teacher)
+    if cfg.mode == "encode":
+        return tokenizer, None, False
+    if writer is None:
+        lower = cfg.decoder.case == "lower" or (cfg.decoder.case == "auto" and ignores_case(teacher))
+        texts = [row["text"] for row in corpus.train]
+        writer = fit_writer(texts, cfg.decoder.vocab_size, lower, _cache(cfg) / "writers")
+    return tokenizer, writer, lower
 
 
 def _tokenizer(cfg: CodecConfig, corpus: Corpus, teacher: EmbeddingLoader) -> Tokenizer:
@@ -192,6 +225,13 @@ def _table(tokenizer: Tokenizer, teacher: EmbeddingLoader, cache: Path, own: boo
     words = [tokenizer.decode([i]).strip() or "." for i in range(tokenizer.vocab_size)]
     vectors: NDArray[np.float32] = teacher.encode(words)
     return torch.from_numpy(vectors)
+
+
+def _word_table(writer: Tokenizer, teacher: EmbeddingLoader, cache: Path) -> Tensor:
+    """The teacher's vector of each id's text [V, Z]: what a decoder starts to write by."""
+    words = [writer.decode([i]).strip() or "." for i in range(writer.vocab_size)]
+    vectors = build_store(cache / "vectors", words, teacher, _progress("words")).vectors
+    return torch.from_numpy(np.asarray(vectors[np.arange(len(words))], np.float32))
 
 
 def _log_weight(ids: Sequence[Sequence[int]], vocab_size: int) -> Tensor:

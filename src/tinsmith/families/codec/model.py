@@ -18,7 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinsmith.families.codec.config import ModelConfig
+from tinsmith.families.codec.config import DecoderConfig, ModelConfig
+from tinsmith.families.codec.ctc import CtcDecoder
+from tinsmith.families.codec.decoder import Decoder
+from tinsmith.families.codec.vq import Codes
 from tinsmith.nn.mixing import DepthwiseConv, GatedBlock, StateSpace
 
 
@@ -26,7 +29,8 @@ from tinsmith.nn.mixing import DepthwiseConv, GatedBlock, StateSpace
 class CodecSpec:
     """What the data say about the model. Saved with the weights.
 
-    ``z_dim`` is the teacher's size; ``teacher_fingerprint`` is of its files and options.
+    ``z_dim`` is the teacher's size; ``teacher_fingerprint`` is of its files and options. A codec that writes
+    has a ``decoder_vocab_size``, and writes in lower case if ``lower``.
     """
 
     vocab_size: int
@@ -35,6 +39,8 @@ class CodecSpec:
     teacher: str
     teacher_fingerprint: str
     domains: tuple[str, ...] = ()
+    decoder_vocab_size: int = 0
+    lower: bool = False
 
 
 @dataclass(slots=True)
@@ -167,6 +173,39 @@ class FoldedEncoder(nn.Module):
         return tier
 
 
-def build_model(cfg: ModelConfig, spec: CodecSpec) -> Encoder:
-    """The encoder for a spec, with random weights; ``start_from`` gives it the teacher's tokens."""
-    return Encoder(cfg, spec)
+class CodecModel(nn.Module):
+    """An encoder and a decoder, and where it is wanted the bottleneck between them.
+
+    Args:
+        cfg, decoder: sizes. spec: vocabularies and size of the vector.
+    """
+
+    def __init__(self, cfg: ModelConfig, decoder: DecoderConfig, spec: CodecSpec) -> None:
+        super().__init__()
+        self.encoder = Encoder(cfg, spec)
+        kind = CtcDecoder if decoder.kind == "ctc" else Decoder
+        self.decoder = kind(decoder, spec.decoder_vocab_size, spec.z_dim)
+        self.codes = Codes(spec.z_dim, decoder.codes) if decoder.codes else None
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Encoded:
+        """As of ``Encoder``."""
+        encoded: Encoded = self.encoder(tokens, mask)
+        return encoded
+
+    def squeeze(self, z: Tensor) -> Tensor:
+        """Unit vectors [B, Z] as they leave the bottleneck."""
+        return z if self.codes is None else self.codes(z)[0]
+
+
+def build_model(
+    cfg: ModelConfig, spec: CodecSpec, decoder: DecoderConfig | None = None
+) -> Encoder | CodecModel:
+    """The encoder for a spec, with random weights, and its decoder if the spec has a vocabulary for one."""
+    if not spec.decoder_vocab_size:
+        return Encoder(cfg, spec)
+    return CodecModel(cfg, decoder or DecoderConfig(), spec)
+
+
+def encoder_of(model: Encoder | CodecModel) -> Encoder:
+    """The encoder of a model that may have a decoder too."""
+    return model.encoder if isinstance(model, CodecModel) else model

@@ -17,9 +17,10 @@ from tinsmith.errors import DataError
 from tinsmith.families.codec import measure
 from tinsmith.families.codec.config import CodecConfig
 from tinsmith.families.codec.data import SentenceDataset, build_data
-from tinsmith.families.codec.model import CodecSpec, Encoder, build_model
+from tinsmith.families.codec.model import CodecSpec, build_model
 from tinsmith.families.codec.predict import Codec, save_model
 from tinsmith.families.codec.task import build_task
+from tinsmith.families.codec.write_rows import add_to_first, rewritings, writing_rows
 
 _TIMED = 256  # sentences over which rates are taken
 _FITTED = 20_000  # sentences that the linear baseline sees
@@ -31,7 +32,8 @@ def table(predictor: Codec, data: Data, split: str) -> list[dict[str, Any]]:
     ``untrained`` is the starting point (the teacher's vectors of single tokens, averaged), ``linear`` ridge
     regression from that average to the teacher's vector, ``constant`` the mean teacher vector. Rates are
     sentences a second, tokenising included, measured one after another in this process; ``spearman`` is the
-    correlation of cosines with people's scores, where the run has ``data.pairs``.
+    correlation of cosines with people's scores, where the run has ``data.pairs``. A codec that writes has the
+    rows of ``write_rows.writing_rows`` too; its first row then holds the decoder's metrics.
 
     Raises:
         DataError: the split is empty, or the vectors are another teacher's.
@@ -68,7 +70,7 @@ def table(predictor: Codec, data: Data, split: str) -> list[dict[str, Any]]:
                 row["spearman"] = data.artifacts["pairs"].correlation(encoders[name])
             row["sentences_per_sec"] = _rate(encoders[name], texts[:_TIMED])
         result.append(row)
-    return result
+    return add_to_first(result, writing_rows(predictor, data, split))
 
 
 def _check_teacher(trained: CodecSpec, here: CodecSpec) -> None:
@@ -128,20 +130,15 @@ def examples(predictor: Codec, data: Data, count: int = 3, neighbours: int = 3) 
         shown.append(
             {"title": texts[i], "columns": ["cosine", "student", "cosine", "teacher"], "rows": lines}
         )
-    return shown
+    return shown + rewritings(predictor, data, texts, teacher)
 
 
 def _build_model(cfg: CodecConfig, spec: CodecSpec) -> nn.Module:
-    return build_model(cfg.model, spec)
-
-
-def _build_task(cfg: CodecConfig, model: nn.Module, data: Data) -> Task:
-    assert isinstance(model, Encoder)
-    return build_task(cfg, model, data)
+    return build_model(cfg.model, spec, cfg.decoder)
 
 
 def _save_model(cfg: CodecConfig, task: Task, data: Data, folder: Path) -> None:
-    save_model(task, data, folder, cfg.model)
+    save_model(task, data, folder, cfg)
 
 
 FAMILY = Family(
@@ -149,7 +146,7 @@ FAMILY = Family(
     config=CodecConfig,
     build_data=build_data,
     build_model=_build_model,
-    build_task=_build_task,
+    build_task=build_task,
     save_model=_save_model,
     predictor=Codec,
     table=table,
