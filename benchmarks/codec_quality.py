@@ -30,6 +30,7 @@ from tinsmith import console, run, runs
 from tinsmith.compose import compose
 from tinsmith.engine.loggers import read_metrics
 
+_SHOWN = ("cosine", "recall", "neighbours")
 BARS = {1: ("cosine", 0.845), 3: ("cosine", 0.86), 8: ("cosine", 0.875), 60: ("cosine", 0.90)}
 
 
@@ -66,6 +67,7 @@ def measure(args: argparse.Namespace, folder: Path, train_file: Path) -> int:
         if minutes == 8:
             bars["cosine_dialogue after 8 min"] = (last["cosine_dialogue"], ">=", 0.90)
             bars["recall_at_1 after 8 min"] = (last["recall_at_1"], ">=", 0.995)
+            bars["neighbours_at_10 after 8 min"] = (last["neighbours_at_10"], ">=", 0.75)
         print(f"{minutes:g} minutes: {path}", file=sys.stderr)
     return show("codec quality", rows, bars)
 
@@ -93,7 +95,7 @@ def train(
         if row["split"] == "val":
             rows.append(
                 {"minutes": minutes, "step": row["step"], "seconds": round(row["seconds"], 1)}
-                | {key: value for key, value in row.items() if key.startswith(("cosine", "recall"))}
+                | {key: value for key, value in row.items() if key.startswith(_SHOWN)}
             )
     return rows, path
 

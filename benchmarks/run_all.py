@@ -45,6 +45,11 @@ def main() -> int:
         trained = newest(args.runs, "quality-8min")
         if trained is not None:
             results += [run("codec_speed", str(trained)), run("codec_sts", str(trained))]
+        results.append(run("codec_decoder", "--runs", args.runs))
+        writes = newest(args.runs, "decoder-15min")
+        if writes is not None:
+            results.append(run("codec_writing_speed", str(writes)))
+        results.append(run("codec_joint", "--runs", args.runs))
         results += [run("lm_quality", "--runs", args.runs), run("seq2seq_bpe")]
         results.append(run("seq2seq_quality", "--runs", args.runs))
         translator = newest(args.runs, "multi30k-5min", "seq2seq")

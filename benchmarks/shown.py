@@ -23,6 +23,13 @@ def data_folder() -> Path:
     return Path(folder)
 
 
+def sentence_files() -> list[str]:
+    """Settings for the mixed sentences of four domains, with held-out ones."""
+    folder = data_folder() / "sentences"
+    splits = {"path": "train", "valid": "valid", "test": "test"}
+    return [f"data.{key}={folder}/mixed_{split}.jsonl.gz" for key, split in splits.items()]
+
+
 def show(name: str, rows: list[dict[str, Any]], bars: dict[str, tuple[float, str, float]]) -> int:
     """Print rows and bars; 0 if every bar holds, else 5.
 

@@ -1,6 +1,7 @@
 """tinsmith: train small models on one machine, never lose a run, and use what you trained."""
 
 from tinsmith._lazy import lazy_names
+from tinsmith._registering import watch as _watch
 from tinsmith._version import __version__ as __version__
 
 _ENGINE = "tinsmith.engine."
@@ -41,3 +42,5 @@ _NAMES = {
 __getattr__, __dir__, __all__ = lazy_names(
     __name__, {name: _ENGINE + module for name, module in _NAMES.items()}
 )
+
+_watch()

@@ -29,7 +29,7 @@ tinsmith {__version__}: train small models on one machine, never lose a run, use
   tinsmith eval last                its numbers, beside those of the baselines
   tinsmith config show codec        every setting and where its value comes from
 
-verbs     train  resume  eval  predict  chat  report  runs  config  doctor
+verbs     train  resume  eval  predict  chat  export  bench  report  runs  config  doctor
 families  {"  ".join(FAMILIES)}
 settings  group=choice and dotted.key=value, such as trainer.epochs=5
 help      tinsmith VERB --help
@@ -230,6 +230,20 @@ VERBS = {
         "RUN",
         ("--run-dir",),
         "tinsmith chat last",
+    ),
+    "export": Verb(
+        verbs.export,
+        "write a trained model in another program's format, and check it",
+        "RUN [format=NAME] [quant=int8]",
+        ("--run-dir", "--output"),
+        "tinsmith export last format=st",
+    ),
+    "bench": Verb(
+        verbs.bench,
+        "samples a second, milliseconds of one, and memory of a trained model",
+        "RUN",
+        ("--run-dir",),
+        "tinsmith bench codec/0007",
     ),
     "report": Verb(
         verbs.report,

@@ -119,6 +119,21 @@ def report(args: argparse.Namespace, session: Session) -> int:
     return 0
 
 
+def export(args: argparse.Namespace, session: Session) -> int:
+    """``tinsmith export RUN format=NAME [quant=int8] [-o FOLDER]``."""
+    from tinsmith import exporting
+
+    return exporting.export(args, _run_folder(args, "export"))
+
+
+def bench(args: argparse.Namespace, session: Session) -> int:
+    """``tinsmith bench RUN``."""
+    from tinsmith import benching
+
+    _refuse_extra(args.words[1:], "bench", ())
+    return benching.bench(args, _run_folder(args, "bench"))
+
+
 def _family(args: argparse.Namespace) -> tuple[str, list[str]]:
     """The family among the words of a command line, and the other words: settings."""
     name = next((word for word in args.words if "=" not in word), None)
