@@ -39,6 +39,9 @@ def main() -> int:
         run("trm_generator"),
         run("retrieval_speed"),
         run("trm_speed"),
+        run("graph_csl"),
+        run("graph_encodings"),
+        run("graph_speed"),
     ]
     if os.environ.get("TINSMITH_DATA"):
         results.append(run("codec_quality", "--runs", args.runs))
@@ -54,6 +57,7 @@ def main() -> int:
         results.append(run("seq2seq_quality", "--runs", args.runs))
         translator = newest(args.runs, "multi30k-5min", "seq2seq")
         results.append(run("seq2seq_speed", *([str(translator)] if translator else [])))
+        results += [run("graph_quality", kind, "--runs", args.runs) for kind in ("molecules", "zinc", "sets")]
         if args.hour:
             hour = ["--minutes", "60", "--more-data", "--twice", "tatoeba", "--twice", "dialogue"]
             results.append(run("codec_quality", *hour, "--runs", args.runs, "preset=deep"))

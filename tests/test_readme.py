@@ -30,6 +30,7 @@ SHARES = ["data.valid_share=0.2", "data.test_share=0.2"]
 TRANSFORMER = ["model.dim=8", "model.num_heads=2", "model.num_layers=1", "data.vocab_size=300"]
 TINY = {
     "codec": [*SHARES, "model.dim=8", "model.dilations=[1]", "teacher.name=teacher"],
+    "graph": ["model.dim=8", "model.num_layers=1", "dataset.count=8"],
     "lattice": [
         *SHARES,
         *("model.size=[3,2,2]", "model.steps=3", "model.channels=2", "model.bottleneck=4"),
@@ -39,7 +40,9 @@ TINY = {
     "seq2seq": [*SHARES, *TRANSFORMER],
     "trm": ["data.train=40", "data.valid=8", "data.test=8"],
 }
-PATHLESS = {"seq2seq": ["data.pairs=200"], "trm": []}  # what a command without data of its own reads
+# What a command without data of its own reads.
+PATHLESS = {"graph": [], "seq2seq": ["data.pairs=200"], "trm": []}
+RINGS = [{"num_nodes": 8, "edges": [[i, (i + 1) % 8] for i in range(8)]}] * 2
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -71,6 +74,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES) * 20, "utf-8")
     for name in ("train.de", "train.en"):
         (tmp_path / name).write_text("\n".join(f"{a} {b}" for a in SENTENCES for b in SENTENCES), "utf-8")
+    (tmp_path / "graphs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in RINGS), "utf-8")
     (tmp_path / "my.yaml").write_text("trainer:\n  epochs: 2\n", "utf-8")
     return tmp_path
 

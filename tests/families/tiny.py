@@ -51,6 +51,44 @@ def codec_first_loss(task: Any, batch: Any) -> float:
     return float((w.cos + w.static) * (1 - torch.stack(cosines).mean()))
 
 
+def graph(folder: Path) -> list[str]:
+    """Rings of tagged nodes, half of them with a chord, in a text file."""
+    lines = ["80"]
+    for i, ring in enumerate(rings(80)):
+        around: list[list[int]] = [[] for _ in ring["atoms"]]
+        for a, b in ring["edges"]:
+            around[a].append(b)
+            around[b].append(a)
+        lines.append(f"{ring['num_nodes']} {i % 2}")
+        for (tag,), others in zip(ring["atoms"], around, strict=True):
+            lines.append(" ".join(map(str, (tag, len(others), *others))))
+    (folder / "rings.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    words = ["dataset.name=tu", f"dataset.path={folder}/rings.txt", f"dataset.cache={folder}/cache"]
+    sizes = [
+        "model.dim=16",
+        "model.num_layers=2",
+        "model.num_heads=2",
+        "model.pair_dim=8",
+        "optimizer.lr=0.01",
+    ]
+    return [*words, *sizes, "trainer.batch_size=8", "trainer.max_steps=12"]
+
+
+def graph_first_loss(task: Any, batch: Any) -> float:
+    """At the start both classes are equally likely."""
+    return math.log(2)
+
+
+def rings(count: int) -> list[dict[str, Any]]:
+    """Graphs of different sizes and tags; every second one has a chord."""
+    made = []
+    for i in range(count):
+        n = 6 + i % 7
+        edges = [[a, (a + 1) % n] for a in range(n)] + [[0, 2 + i % 3]] * (i % 2)
+        made.append({"num_nodes": n, "edges": edges, "atoms": [[(a * (i + 3) // 4) % 3] for a in range(n)]})
+    return made
+
+
 def lattice(folder: Path) -> list[str]:
     """Vectors of both modes, from a tiny teacher: the sentences of the codec, and pairs made of them."""
     words = codec(folder)[:-4]
@@ -141,6 +179,7 @@ class Tiny:
 
 TINY = {
     "codec": Tiny(codec, codec_first_loss, sentences(5), ("cosine", 0.97)),
+    "graph": Tiny(graph, graph_first_loss, rings(5), ("accuracy", 1.0)),
     "lattice": Tiny(lattice, lattice_first_loss, sentences(5), ("score", 0.9)),
     "lm": Tiny(lm, log_vocabulary, ["the red", "a", "iron", "tin", "his house"], ("accuracy", 0.85)),
     "seq2seq": Tiny(seq2seq, log_vocabulary, sentences(5), ("accuracy", 0.95)),

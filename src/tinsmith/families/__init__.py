@@ -8,7 +8,8 @@ from tinsmith.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from tinsmith.engine.contract import Family
 
-FAMILIES = {name: f"tinsmith.families.{name}" for name in ("codec", "lattice", "lm", "seq2seq", "trm")}
+_NAMES = ("codec", "graph", "lattice", "lm", "seq2seq", "trm")
+FAMILIES = {name: f"tinsmith.families.{name}" for name in _NAMES}
 
 
 def check_family(name: str) -> str:
