@@ -184,7 +184,7 @@ def test_a_typo_in_any_key_is_answered_with_the_right_one(fake: str, family: str
     right = total = 0
     for key in known:
         typos = sorted(_typos(key, string.ascii_lowercase + "_") - taken)
-        for typo in draw.sample(typos, 20):
+        for typo in draw.sample(typos, 4):
             message = fails(family, f"{typo}=1").splitlines()[0]
             assert message.startswith(f"unknown setting '{typo}' (from the command line).")
             named = re.search(r"Did you mean: ([\w.]+) \(", message)
