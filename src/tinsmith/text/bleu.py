@@ -25,7 +25,7 @@ def bleu(written: Sequence[str], references: Sequence[str], lowercase: bool = Fa
         from sacrebleu.metrics.chrf import CHRF
     except ImportError:
         raise missing_extra("BLEU", "seq2seq") from None
-    metric = BLEU(lowercase=lowercase)
+    metric = BLEU(lowercase=lowercase, force=True)  # without a warning of full stops that stand apart
     score = metric.corpus_score(list(written), [list(references)])
     chrf = CHRF(lowercase=lowercase).corpus_score(list(written), [list(references)])
     return {"bleu": score.score, "chrf": chrf.score, "bleu_signature": str(metric.get_signature())}
