@@ -16,7 +16,7 @@ from tinsmith.families.graph.config import ModelConfig, PEConfig
 from tinsmith.families.graph.datasets import no_encodings
 from tinsmith.families.graph.encode import encode, lap_dim, node_dim
 from tinsmith.families.graph.graphs import Graphs
-from tinsmith.families.graph.layers import GCN, GINE, Attention, GPSBlock, Structure
+from tinsmith.families.graph.layers import GCN, GINE, Attention, GPSBlock, Structure, dropped
 from tinsmith.families.graph.model import GraphModel, GraphSpec, build_model, get_model
 
 KINDS: list[dict[str, Any]] = [
@@ -286,3 +286,32 @@ def test_objects_like_those_of_pytorch_geometric_are_read() -> None:
     one.edge_index = like.edge_index[:, : graphs.num_edges[0]]
     one.num_nodes, one.x = n, like.x[:n]
     torch.testing.assert_close(model(one)[0], whole[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.999])
+def test_dropped_numbers_are_as_many_as_asked_for_and_the_mean_stays(share: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(7, 33, 999, requires_grad=True)
+    out = dropped(x, share)
+    zeros = min(share, 255 / 256)
+    assert float((out == 0).double().mean()) == pytest.approx(zeros, abs=0.004)
+    kept = out[out != 0].detach()
+    assert (kept == kept[0]).all()
+    assert float(kept[0] * (1 - zeros)) == pytest.approx(1, rel=1e-6)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, out)
+
+
+def test_attention_with_dropout_is_that_without_on_average() -> None:
+    data = dataset(some(), everything())
+    batch = data.batch(torch.arange(len(data)))
+    model = model_of(data, name="gps", attn_dropout=0.3)
+    s, attention = model.structure(batch), model.blocks[0].attention
+    assert s.bias is not None
+    x, bias = torch.randn(len(batch["position"]), 16), s.bias[:, 0]
+    with torch.no_grad():
+        exact = attention.eval()(x, s, bias)
+        mean = torch.stack([attention.train()(x, s, bias) for _ in range(800)]).mean(0)
+    torch.testing.assert_close(mean, exact, atol=0.06, rtol=0)
+    assert not torch.equal(attention(x, s, bias), attention(x, s, bias))
