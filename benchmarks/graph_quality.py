@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shown import data_folder, show
+from trained import train
 
-from tinsmith import console, run, runs
-from tinsmith.compose import compose
 from tinsmith.engine.loggers import read_metrics
 
 ZINC = {10: 0.20, 30: 0.14, 120: 0.11}
@@ -31,10 +30,10 @@ def main() -> int:
     parser.add_argument("what", choices=("molecules", "zinc", "sets"))
     parser.add_argument("--minutes", type=float, help="of training a run")
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--sets", nargs="+", default=["esol", "freesolv", "lipo"], help="of the molecules")
     parser.add_argument("--runs", default="runs/bench", help="where the run folders go")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_intermixed_args()
-    console.configure(quiet=True)
     return {"molecules": molecules, "zinc": zinc, "sets": sets}[args.what](args)
 
 
@@ -42,7 +41,7 @@ def molecules(args: argparse.Namespace) -> int:
     """RMSE on ESOL, FreeSolv and Lipophilicity, mean and deviation over random splits."""
     folder = data_folder() / "graph"
     rows, bars = [], {}
-    for name in ("esol", "freesolv", "lipo"):
+    for name in args.sets:
         words = ["preset=molecules", f"dataset={name}", f"dataset.path={folder}"]
         tables = [
             trained(args, f"{name}-{i}", [*words, f"dataset.split_seed={i}", f"seed={i}"], args.minutes or 3)[
@@ -109,9 +108,8 @@ def trained(
     args: argparse.Namespace, name: str, words: list[str], minutes: float
 ) -> tuple[list[dict[str, Any]], Path]:
     """Train for ``minutes``; the table of the test split, and the run's folder."""
-    resolved = compose("graph", [*words, f"trainer.max_minutes={minutes}", f"name={name}", *args.settings])
-    run.train("graph", resolved.cfg, lambda: runs.start_run(args.runs, resolved, sys.argv))
-    path = max(Path(args.runs).glob("graph/[0-9]*"))
+    budget = [f"trainer.max_minutes={minutes}", f"name={name}"]
+    _, path = train("graph", [*words, *budget, *args.settings], args.runs)
     print(f"{name}: {path}", file=sys.stderr)
     table: list[dict[str, Any]] = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]
     return table, path

@@ -214,6 +214,34 @@ def test_perceptrons_by_definition() -> None:
         torch.testing.assert_close(layer(x), layer.out(inner[kind]))
 
 
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_perceptron_in_training_has_the_value_and_the_gradients_of_the_definition(modern: bool) -> None:
+    torch.manual_seed(0)
+    layer = MLP(BlockConfig(8, 2, 12, "relu2", modern)).double()
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 3, 8, dtype=torch.float64)
+    inputs = [x, layer.inp.weight, layer.out.weight]
+    trained, defined = layer(x), layer.out(layer.inp(x).relu() ** 2)
+    torch.testing.assert_close(trained, defined)
+    found = torch.autograd.grad((trained * weights).sum(), inputs)
+    hoped = torch.autograd.grad((defined * weights).sum(), inputs)
+    for a, b in zip(found, hoped, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), trained)
+
+
+@pytest.mark.parametrize("kind", ["relu2", "gelu"])
+def test_a_block_trains_in_mixed_precision(kind: str) -> None:
+    torch.manual_seed(0)
+    block, rotary = Block(BlockConfig(16, 2, 32, kind)), Rotary(8, 4)
+    x = torch.randn(2, 4, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        block(x, rotary.first(4, x.device), causal=True).float().square().sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
 def test_the_head_is_a_product_with_its_table() -> None:
     head, h = Head(7, 4), torch.randn(3, 4)
     torch.testing.assert_close(head(h), h @ head.weight.T)

@@ -116,5 +116,21 @@ def test_molecules() -> None:
     graphs = molecules.from_smiles(["CCO", "c1ccccc1", "C[N+](C)(C)C"], torch.zeros(3).numpy())
     assert graphs.num_nodes.tolist() == [3, 6, 5]
     assert graphs.num_edges.tolist() == [4, 12, 8]
+    assert graphs.x.shape == (14, 4)
     with pytest.raises(DataError, match="row 2: 'C1CC' is not a SMILES"):
         molecules.from_smiles(["C", "C1CC"], torch.zeros(2).numpy(), places=["row 1", "row 2"])
+
+
+@pytest.mark.parametrize("smiles", ["CCO", "[H][H]", "[2H]C", "[Na+].[Cl-]", "CC(=O)Nc1ccc(O)cc1"])
+def test_the_shares_of_the_atoms_add_up_to_the_molecule(smiles: str) -> None:
+    pytest.importorskip("rdkit")
+    from rdkit.Chem import Crippen, MolFromSmiles, rdMolDescriptors
+
+    from tinsmith.families.graph import molecules
+
+    molecule: Any = MolFromSmiles(smiles)
+    crippen: Any = Crippen
+    log_p, refractivity, polar, _ = molecules.shares(molecule).sum(0).tolist()
+    assert log_p == pytest.approx(crippen.MolLogP(molecule), abs=1e-4)
+    assert 10 * refractivity == pytest.approx(crippen.MolMR(molecule), abs=1e-4)
+    assert 10 * polar == pytest.approx(rdMolDescriptors.CalcTPSA(molecule), abs=1e-4)

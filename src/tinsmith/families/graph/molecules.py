@@ -2,8 +2,9 @@
 
 Two schemes of features:
 
-* ``smiles``: element, neighbours, charge, hydrogens, hybridisation, aromatic, in a ring; bonds by type
-  (single, double, triple, aromatic), conjugated, in a ring
+* ``smiles``: element, neighbours, charge, hydrogens, hybridisation, aromatic, in a ring, and each atom's
+  share of four properties of the molecule (``shares``); bonds by type (single, double, triple, aromatic),
+  conjugated, in a ring
 * ``zinc``: as in the ZINC benchmark (arXiv:2003.00982): one type per atom (element, hydrogens of charged and
   of chiral atoms, charge), one per bond of the Kekulé form (single, double, triple)
 """
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from tinsmith.errors import DataError, missing_extra
 from tinsmith.families.graph.graphs import Array, Graphs, build, simple
 
-FORMAT = 1  # of the features: part of a cache's key
+FORMAT = 2  # of the features: part of a cache's key
 ELEMENTS = ("C", "N", "O", "S", "F", "Cl", "Br", "I", "P", "B", "Si", "Se", "H", "Na", "K")
 HYBRIDS = ("S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
@@ -124,7 +125,7 @@ def from_smiles(
         MissingExtraError: rdkit is not installed.
     """
     _rdkit()
-    edges, counts, atoms = [], [], []
+    edges, counts, atoms, x = [], [], [], []
     read = _zinc_features if scheme == "zinc" else _features
     for i, text in enumerate(smiles):
         molecule = parse(text, places[i] if places is not None else f"input {i}")
@@ -134,7 +135,32 @@ def from_smiles(
         )
         counts.append(len(nodes))
         atoms.append(_rows(nodes, SIZES[scheme][0]))
-    return build(edges, counts, y, np.concatenate(atoms))
+        x.append(shares(molecule) if scheme == "smiles" else np.zeros((len(nodes), 0), np.float32))
+    return build(edges, counts, y, np.concatenate(atoms), np.concatenate(x))
+
+
+def shares(molecule: Any) -> NDArray[np.float32]:
+    """What each atom and its hydrogens add to the molecule's log P, refractivity, polar and whole surface.
+
+    (Wildman and Crippen 1999, 10.1021/ci990307l; Ertl 2000, 10.1021/jm000942e; Labute 2000.) Knowledge of
+    many more measurements than a small data set has. All but the first in tens.
+
+    Returns:
+        [n, 4].
+    """
+    from rdkit.Chem import rdMolDescriptors as descriptors
+
+    whole = _rdkit().Chem.AddHs(molecule)
+    found = np.zeros((molecule.GetNumAtoms(), 4), np.float32)
+    for atom, (log_p, refractivity) in zip(
+        whole.GetAtoms(), descriptors._CalcCrippenContribs(whole), strict=True
+    ):
+        # The hydrogens come last, each with its one neighbour.
+        row = atom.GetIdx() if atom.GetIdx() < len(found) else atom.GetNeighbors()[0].GetIdx()
+        found[row, :2] += log_p, refractivity / 10
+    found[:, 2] = np.array(descriptors._CalcTPSAContribs(molecule), np.float32) / 10
+    found[:, 3] = np.array(descriptors._CalcLabuteASAContribs(molecule)[0], np.float32) / 10
+    return found
 
 
 def _rows(rows: list[tuple[int, ...]], sizes: tuple[int, ...]) -> NDArray[np.int16]:
