@@ -28,18 +28,6 @@ def test_search_equals_sorting_all_cosines(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(scores.numpy(), np.take_along_axis(cosines, order, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [20, 640, 1300])
-def test_the_largest_are_those_of_sorting(count: int) -> None:
-    scores = torch.randn(30, count, generator=torch.Generator().manual_seed(count))
-    if count > 74:
-        scores[0, 64:74] = torch.arange(10) + 9.0  # all in one block
-    values, places = module.largest(scores, 10)
-    expected = scores.sort(dim=1, descending=True)
-    assert torch.equal(values, expected.values[:, :10])
-    assert torch.equal(scores.gather(1, places), values)
-    assert all(len(set(row)) == 10 for row in places.tolist())
-
-
 def test_few_vectors_leave_empty_places() -> None:
     store = MemoryVectorStore(16)
     scores, ids = store.search(vectors(2), 3)

@@ -119,6 +119,28 @@ def test_the_length_penalty_by_hand() -> None:
     assert penalised(-6.0, 4, 0.0) == -6.0
 
 
+def test_beams_end_when_what_goes_on_is_behind_at_its_length() -> None:
+    """The end has 0.6 each time: after two tokens both finished ones are ahead, and 48 more are not read."""
+
+    class Constant:
+        steps = 0
+
+        def start(self) -> Tensor:
+            return torch.tensor([[math.log(0.6), math.log(0.4)]])
+
+        def step(self, tokens: Tensor) -> Tensor:
+            self.steps += 1
+            return self.start().expand(len(tokens), 2)
+
+        def reorder(self, rows: Tensor) -> None:
+            pass
+
+    decoder, cfg = Constant(), GenerationConfig(max_new_tokens=50, num_beams=2, num_return_sequences=2)
+    (answers,) = beam_search(decoder, [[]], cfg, Vocabulary(0, (), str), [50])
+    assert [answer.tokens for answer in answers] == [[0], [1, 0]]
+    assert decoder.steps == 1
+
+
 def test_one_beam_is_greedy_and_more_are_no_worse() -> None:
     cfg = GenerationConfig(max_new_tokens=5, num_beams=1, early_stopping=True)
     one = beam_search(Toy(PROMPTS), PROMPTS, cfg, VOCABULARY, [5] * 5)

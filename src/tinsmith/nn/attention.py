@@ -207,7 +207,13 @@ class KVCache:
             self.positions = self.positions.index_select(0, rows)
         for i, pair in enumerate(self._layers):
             if pair is not None:
-                self._layers[i] = (pair[0].index_select(0, rows), pair[1].index_select(0, rows))
+                self._layers[i] = (self._chosen(pair[0], rows), self._chosen(pair[1], rows))
+
+    def _chosen(self, buffer: Tensor, rows: Tensor) -> Tensor:
+        """Rows of a buffer; what of it is not in use stays as it comes."""
+        new = buffer.new_empty(len(rows), *buffer.shape[1:])
+        new[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows)
+        return new
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -220,7 +226,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     Returns:
         [B, T, D].
     """
-    if q.shape[-2] * k.shape[-2] <= _SHORT and trains_on_cpu(q):
+    if q.shape[-2] * k.shape[-2] <= _SHORT and plain_on_cpu(q):
         if causal:
             mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
         bias = None if mask is None else torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, _NEVER)
@@ -230,9 +236,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
     return out.transpose(1, 2).flatten(2)
 
 
-def trains_on_cpu(x: Tensor) -> bool:
-    """Whether gradients written by hand are the faster way: on a CPU, in training, in one precision."""
-    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+def plain_on_cpu(x: Tensor) -> bool:
+    """Whether what is written out here is the faster way: on a CPU, in one precision."""
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class _ShortAttention(torch.autograd.Function):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tinsmith.nn.attention import KVCache, RMSNorm, SelfAttention, trains_on_cpu
+from tinsmith.nn.attention import KVCache, RMSNorm, SelfAttention, plain_on_cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        if self.kind == "relu2" and self.modern and trains_on_cpu(x):
+        if self.kind == "relu2" and self.modern and plain_on_cpu(x):
             whole: Tensor = _SquaredReLUMLP.apply(x, self.inp.weight, self.out.weight)  # type: ignore[no-untyped-call]
             return whole
         h = self.inp(x)

@@ -19,11 +19,11 @@ from torch import Tensor
 from tinsmith.durable import replace_bytes
 from tinsmith.engine.config import check, check_choice
 from tinsmith.errors import DataError, MissingExtraError
+from tinsmith.nn.topk import largest
 from tinsmith.sealed import read_sealed, seal
 
 VECTORS, META = "vectors.safetensors", "store.json"
 _ROWS = 20_000  # rows of one product
-_BLOCK = 32  # scores of which ``largest`` looks at the best alone, at first
 
 
 class MemoryVectorStore:
@@ -200,20 +200,3 @@ class MemoryVectorStore:
         store._buffer, store._ids = tensors["vectors"], tensors["ids"]
         store._rows = {number: row for row, number in enumerate(store._ids.tolist())}
         return store
-
-
-def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest of each row [Q, N], falling, and where they are: ``topk``, three times as fast.
-
-    The k largest lie in the k blocks with the largest maxima: in another block, each would have k others
-    that are as large.
-    """
-    count = scores.shape[1] // _BLOCK
-    if scores.shape[1] % _BLOCK or count < 4 * k:
-        top, places = scores.topk(k, dim=1)
-        return top, places
-    blocks = scores.view(len(scores), count, _BLOCK)
-    best = blocks.amax(2).topk(k, dim=1).indices  # [Q, k]
-    some = blocks.gather(1, best[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
-    top, at = some.topk(k, dim=1)
-    return top, best.gather(1, at // _BLOCK) * _BLOCK + at % _BLOCK

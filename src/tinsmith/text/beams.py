@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tinsmith.nn.topk import largest
 from tinsmith.text.decoding import NEVER, Answer, Decoder, Vocabulary, change_logits, needs_history, text_of
 from tinsmith.text.generation_config import GenerationConfig
 
@@ -76,9 +77,9 @@ class _Sentence:
             for hypothesis in going:
                 self._finish(hypothesis, False)
             return True
-        # At best a hypothesis gets no less likely; a penalty then favours the longest.
-        longest = self.limit if self.power > 0 else length + 1
-        return full and penalised(going[0].total, longest, self.power) <= self.finished[-1].score
+        # As Hugging Face has it: one that is behind now could catch up by length alone, but hardly ever does,
+        # and waiting for the longest that it may get takes three times the steps.
+        return full and penalised(going[0].total, length, self.power) <= self.finished[-1].score
 
     def _finish(self, hypothesis: _Hypothesis, by_itself: bool) -> None:
         score = penalised(hypothesis.total, len(hypothesis.tokens), self.power)
@@ -96,8 +97,8 @@ def beam_search(
 ) -> list[list[Answer]]:
     """The best hypotheses by ``penalised`` log-probability; a finished one is never changed again.
 
-    The ``num_beams`` best unfinished hypotheses go on. A prompt is done with when nothing unfinished can beat
-    what is finished (or, with ``early_stopping``, when ``num_beams`` are finished).
+    The ``num_beams`` best unfinished hypotheses go on. A prompt is done with when ``num_beams`` are finished
+    and (unless ``early_stopping``) the best unfinished one is, at its length now, behind all of them.
     """
     sentences = [_Sentence(cfg, limit, vocabulary.eos) for limit in limits]
     live = [i for i, limit in enumerate(limits) if limit]  # the prompts whose rows the decoder holds
@@ -143,11 +144,18 @@ def _candidates(
         histories = [
             [*prompts[i], *h.tokens] for i, several in zip(live, going, strict=True) for h in several
         ]
-    changed = change_logits(logits, cfg, vocabulary, step, histories).log_softmax(-1)
-    so_far = torch.tensor([[h.total for h in several] for several in going], device=logits.device)
-    totals = (so_far[..., None] + changed.view(len(live), cfg.num_beams, -1)).flatten(1)
-    best, places = totals.topk(min(2 * cfg.num_beams, totals.shape[1]), -1)
-    scores = logits.float().log_softmax(-1).view(len(live), -1).gather(1, places)
+    changed = change_logits(logits, cfg, vocabulary, step, histories)
+    # The best of a prompt are among the best of each of its rows: all else stays a row's logits.
+    top, tokens = largest(changed, min(2 * cfg.num_beams, changed.shape[1]))
+    so_far = torch.tensor([h.total for several in going for h in several], device=logits.device)
+    totals = so_far[:, None] + (top - changed.logsumexp(-1, keepdim=True))
+    scores = logits.float().gather(1, tokens) - logits.float().logsumexp(-1, keepdim=True)
+    first = torch.arange(cfg.num_beams, device=logits.device) * logits.shape[-1]
+    totals, scores, places = (
+        x.view(len(live), -1) for x in (totals, scores, first.repeat(len(live))[:, None] + tokens)
+    )
+    best, order = totals.topk(min(2 * cfg.num_beams, totals.shape[1]), -1)
+    places, scores = places.gather(1, order), scores.gather(1, order)
     lists = zip(best.tolist(), places.tolist(), scores.tolist(), strict=True)
     return (zip(*several, strict=True) for several in lists)
 

@@ -109,7 +109,8 @@ def one_by_one(
         histories = [[*prompts[i // each], *answers[i].tokens] for i in live] if needs_history(cfg) else None
         changed = change_logits(logits, cfg, vocabulary, step, histories)
         chosen = draw(changed, draws[live, step], cfg) if draws is not None else changed.argmax(-1)
-        scores = logits.float().log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
+        own = logits.float()
+        scores = (own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(-1)).tolist()
         for i, token, score in zip(live, chosen.tolist(), scores, strict=True):
             if i in done:
                 continue

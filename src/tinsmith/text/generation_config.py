@@ -31,7 +31,7 @@ class GenerationConfig:
     num_beams: int = 1  # hypotheses that are kept; 1 = no beams
     num_return_sequences: int = 1  # answers for each prompt
     length_penalty: float = 1.0  # a hypothesis's log-probability is divided by its length to this power
-    early_stopping: bool = False  # end when num_beams hypotheses are finished, not when none can get better
+    early_stopping: bool = False  # end when num_beams hypotheses are finished, though another is ahead
     use_cache: bool = True  # keep keys and values; false: the slow twin, for tests
     stop_strings: list[str] = field(default_factory=list)  # text that ends the answer; it stays in it
     output_scores: bool = False  # also each token's log-probability

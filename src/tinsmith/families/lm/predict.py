@@ -70,7 +70,7 @@ class TextGenerator(Predictor):
         self,
         prompts: str | Sequence[str],
         stream: Callable[[str], None] | None = None,
-        batch_size: int = 64,
+        batch_size: int = 128,
         **options: Any,
     ) -> Any:
         """Continue prompts.
@@ -106,7 +106,7 @@ class TextGenerator(Predictor):
         texts: Sequence[str],
         cfg: GenerationConfig,
         stream: Callable[[str], None] | None = None,
-        batch_size: int = 64,
+        batch_size: int = 128,
     ) -> list[list[Answer]]:
         """The answers to each prompt with all that is known of them; arguments as of ``generate``."""
         prompts = [self._prompt(text, i, cfg) for i, text in enumerate(texts)]

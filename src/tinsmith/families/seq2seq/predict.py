@@ -68,7 +68,7 @@ class Translator(Predictor):
         self,
         texts: str | Sequence[str],
         stream: Callable[[str], None] | None = None,
-        batch_size: int = 64,
+        batch_size: int = 128,
         **options: Any,
     ) -> Any:
         """Translate texts.
@@ -101,7 +101,7 @@ class Translator(Predictor):
         texts: Sequence[str],
         cfg: GenerationConfig,
         stream: Callable[[str], None] | None = None,
-        batch_size: int = 64,
+        batch_size: int = 128,
     ) -> list[list[Answer]]:
         """The translations of each text with all that is known of them; arguments as of ``generate``."""
         sources = self._sources(texts)
