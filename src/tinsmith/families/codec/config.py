@@ -42,7 +42,7 @@ class DecoderConfig:
     """The writer: a causal convolution net that is told the vector in every block."""
 
     kind: str = "causal"  # causal (token by token) | ctc (all tokens at once)
-    vocab_size: int = 8000  # tokens that it can write, fitted on the corpus
+    vocab_size: int = 4000  # tokens that it can write, fitted on the corpus
     case: str = "auto"  # auto (lower where the teacher does not see it) | keep | lower
     dim: int = 256  # width
     block: str = "conv"  # conv (depthwise, causal) | ssm (a causal state space, no kernel); of kind=causal

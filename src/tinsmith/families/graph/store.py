@@ -7,7 +7,6 @@ last. A damaged folder is computed anew.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tinsmith.durable import is_full, publish, replace_bytes
 from tinsmith.errors import DataError, ResourceError
 from tinsmith.sealed import MANIFEST, entry_of, manifest_of, read_manifest
 from tinsmith.text.digests import value_digest
+from tinsmith.text.store import default_cache
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,8 @@ Array = NDArray[Any]
 
 
 def cache_folder(given: str = "") -> Path:
-    """``given``, or else $TINSMITH_CACHE, $XDG_CACHE_HOME/tinsmith, ~/.cache/tinsmith; ``graph`` in it."""
-    if given:
-        return Path(given).expanduser()
-    if own := os.environ.get("TINSMITH_CACHE"):
-        return Path(own).expanduser() / "graph"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tinsmith" / "graph"
+    """``given``, or else ``graph`` in the user's cache."""
+    return Path(given).expanduser() if given else default_cache() / "graph"
 
 
 def cached(root: Path, key: Mapping[str, Any], make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
