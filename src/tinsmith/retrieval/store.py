@@ -19,8 +19,8 @@ from torch import Tensor
 from tinsmith.durable import replace_bytes
 from tinsmith.engine.config import check, check_choice
 from tinsmith.errors import DataError, MissingExtraError
-from tinsmith.nn.topk import largest
 from tinsmith.sealed import read_sealed, seal
+from tinsmith.text.topk import largest
 
 VECTORS, META = "vectors.safetensors", "store.json"
 _ROWS = 20_000  # rows of one product

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinsmith.nn.topk import largest
 from tinsmith.text.decoding import NEVER, Answer, Decoder, Vocabulary, change_logits, needs_history, text_of
 from tinsmith.text.generation_config import GenerationConfig
+from tinsmith.text.topk import largest
 
 
 def penalised(logprob: float, length: int, power: float) -> float:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tinsmith.nn.topk import largest
+from tinsmith.text.topk import largest
 
 
 @pytest.mark.parametrize("count", [20, 640, 1300])
