@@ -4,8 +4,6 @@ A family has a module ``probe`` with ``calls(run_dir, texts)``: what is timed, b
 """
 
 import argparse
-import importlib
-import importlib.util
 import json
 import statistics
 import time
@@ -15,8 +13,7 @@ from typing import Any
 
 from tinsmith import console
 from tinsmith.durable import replace_bytes
-from tinsmith.errors import ConfigError
-from tinsmith.families import FAMILIES
+from tinsmith.families import optional_module
 
 _TEXTS, _SINGLE = 512, 200
 _ROUNDS = 5
@@ -32,10 +29,7 @@ def bench(args: argparse.Namespace, folder: Path) -> int:
     from tinsmith.runs import read_run_json, settings_file
 
     family = read_run_json(folder)["family"]
-    module = FAMILIES[family] + ".probe"
-    if importlib.util.find_spec(module) is None:
-        raise ConfigError(f"the family {family} has no bench yet")
-    probe = importlib.import_module(module)
+    probe = optional_module(family, "probe", "bench")
     before = _memory_mb()
     texts = probe.texts(compose(family, [], settings_file(folder)).cfg, _TEXTS)
     calls = probe.calls(folder, texts)

@@ -6,14 +6,12 @@ command fails.
 """
 
 import argparse
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from tinsmith import console
 from tinsmith.errors import CheckError, ConfigError, did_you_mean
-from tinsmith.families import FAMILIES
+from tinsmith.families import optional_module
 
 _KEYS = ("format", "quant")
 _QUANTS = ("none", "int8")
@@ -32,10 +30,7 @@ def export(args: argparse.Namespace, folder: Path) -> int:
 
     wanted = _settings(args.words[1:])
     family = read_run_json(folder)["family"]
-    module = FAMILIES[family] + ".export"
-    if importlib.util.find_spec(module) is None:
-        raise ConfigError(f"the family {family} has no export yet")
-    exporter = importlib.import_module(module)
+    exporter = optional_module(family, "export", "export")
     form = wanted.get("format", "safetensors")
     if form not in exporter.FORMATS:
         known = ", ".join(exporter.FORMATS)
@@ -43,7 +38,7 @@ def export(args: argparse.Namespace, folder: Path) -> int:
     quant = wanted.get("quant", "none")
     name = form if quant == "none" else f"{form}-{quant}"
     target = Path(args.output) if args.output != "-" else folder / "export" / name
-    probe = importlib.import_module(FAMILIES[family] + ".probe")
+    probe = optional_module(family, "probe", "export")
     texts = probe.texts(compose(family, [], settings_file(folder)).cfg, _TEXTS)
     report: dict[str, Any] = exporter.export(folder, target, form, quant == "int8", texts)
     shown = [{"measure": key, "value": value} for key, value in report.items() if key != "failed"]

@@ -149,7 +149,8 @@ def _candidates(
     top, tokens = largest(changed, min(2 * cfg.num_beams, changed.shape[1]))
     so_far = torch.tensor([h.total for several in going for h in several], device=logits.device)
     totals = so_far[:, None] + (top - changed.logsumexp(-1, keepdim=True))
-    scores = logits.float().gather(1, tokens) - logits.float().logsumexp(-1, keepdim=True)
+    own = logits.float()
+    scores = own.gather(1, tokens) - own.logsumexp(-1, keepdim=True)
     first = torch.arange(cfg.num_beams, device=logits.device) * logits.shape[-1]
     totals, scores, places = (
         x.view(len(live), -1) for x in (totals, scores, first.repeat(len(live))[:, None] + tokens)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families.damaged import refuses_damage
 from families.tiny import build, rings
 
 from tinsmith.errors import DataError
@@ -96,17 +97,7 @@ def test_attention_sums_to_one(predictor: GraphPredictor) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    whole = (copy / name).read_bytes()
-    (copy / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="not a graph model, or a damaged one"):
-        GraphPredictor.load(copy)
-    (copy / name).unlink()
-    with pytest.raises(DataError, match=f"no graph model in .*: {name} is missing"):
-        GraphPredictor.load(copy)
+    refuses_damage(GraphPredictor.load, folder, tmp_path / "model", name, "graph model")
 
 
 def test_molecules() -> None:

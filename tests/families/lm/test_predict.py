@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from families.damaged import refuses_damage
 from families.tiny import build, trained
 
 from tinsmith.errors import ConfigError, DataError
@@ -131,17 +132,7 @@ def test_the_settings_of_generation_travel_with_the_model(tmp_path: Path) -> Non
     "name", ["config.json", "model.safetensors", "generation_config.json", "characters.json"]
 )
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    whole = (copy / name).read_bytes()
-    (copy / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="not a language model, or a damaged one"):
-        TextGenerator.load(copy)
-    (copy / name).unlink()
-    with pytest.raises(DataError, match=f"no language model in .*: {name} is missing"):
-        TextGenerator.load(copy)
+    refuses_damage(TextGenerator.load, folder, tmp_path / "model", name, "language model")
 
 
 def test_generation_leaves_the_generators_alone(user: TextGenerator) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families.damaged import refuses_damage
 from families.tiny import build, sentences, trained
 
 from tinsmith.errors import ConfigError, DataError, MissingExtraError
@@ -88,17 +89,7 @@ def test_mistakes_are_named(user: Translator) -> None:
     "name", ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json"]
 )
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    whole = (copy / name).read_bytes()
-    (copy / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="not a seq2seq model, or a damaged one"):
-        Translator.load(copy)
-    (copy / name).unlink()
-    with pytest.raises(DataError, match=f"no seq2seq model in .*: {name} is missing"):
-        Translator.load(copy)
+    refuses_damage(Translator.load, folder, tmp_path / "model", name, "seq2seq model")
 
 
 def test_the_table_has_its_baselines(folder: Path, user: Translator) -> None:

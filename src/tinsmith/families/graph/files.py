@@ -5,10 +5,9 @@ Shapes: G graphs, N nodes, T targets.
 
 from __future__ import annotations
 
-import gzip
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tinsmith.errors import DataError, did_you_mean
 from tinsmith.families.graph.graphs import Array, Graphs, build, simple
 from tinsmith.text.formats import read_items
+from tinsmith.text.plain import read_lines, read_text
 
 
 def find(path: str | Path, names: Sequence[str]) -> Path:
@@ -40,24 +40,6 @@ def find(path: str | Path, names: Sequence[str]) -> Path:
         f"{root}: {'no such file' if not root.is_dir() else 'no ' + ' or '.join(names) + ' in it'}.{hint}"
         " Set dataset.path to the file or its folder."
     )
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text, gzipped or not, with their numbers.
-
-    Raises:
-        DataError: it cannot be read as UTF-8.
-    """
-    try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8") as f
-        ):
-            for number, line in enumerate(f, 1):
-                yield number, line.rstrip("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
 
 
 # ---- csv of molecules -------------------------------------------------------------------------------
@@ -124,7 +106,7 @@ def read_zinc_pool(root: Path, limit: int = 10_000) -> dict[str, list[str]]:
     be had from text: the first 10,000 of the training pool stand in for them.
     """
     pools = {
-        split: [line.strip() for _, line in lines_of(find(root, names)) if line.strip()]
+        split: [line.strip() for line in read_lines(find(root, names)) if line.strip()]
         for split, names in (
             ("train", ("train_prefix10k.txt", "train.txt")),
             ("valid", ("valid.txt",)),
@@ -139,7 +121,7 @@ def read_zinc_pool(root: Path, limit: int = 10_000) -> dict[str, list[str]]:
 
 
 def _index_file(path: Path, size: int) -> list[int]:
-    text = " ".join(line for _, line in lines_of(path)).replace(",", " ")
+    text = read_text(path).replace(",", " ")
     try:
         index = [int(word) for word in text.split()]
     except ValueError as error:
@@ -161,15 +143,13 @@ def read_tu(path: Path) -> Graphs:
     Raises:
         DataError: a line is not of that form; names it.
     """
-    lines = list(lines_of(path))
-    if not lines:
-        raise DataError(f"{path}: an empty file")
+    lines = read_lines(path)
     at, edges, counts, tags, labels = 1, [], [], [], []
     (total,) = _whole(path, lines, 0, 1)[:1]
     for _ in range(total):
         n, label = _whole(path, lines, at, 2)[:2]
         if n < 1:
-            raise DataError(f"{path}:{lines[at][0]}: a graph of {n} nodes")
+            raise DataError(f"{path}:{at + 1}: a graph of {n} nodes")
         pairs = []
         for node in range(n):
             tag, degree, *neighbours = _whole(path, lines, at + 1 + node, 2)
@@ -178,7 +158,7 @@ def read_tu(path: Path) -> Graphs:
         try:
             edges.append(simple(n, np.array(pairs, np.int64).reshape(-1, 2)))
         except DataError as error:
-            raise DataError(f"{path}:{lines[at][0]}: {error}") from None
+            raise DataError(f"{path}:{at + 1}: {error}") from None
         counts.append(n)
         labels.append(label)
         at += n + 1
@@ -187,11 +167,11 @@ def read_tu(path: Path) -> Graphs:
     return build(edges, counts, y, atoms[:, None])
 
 
-def _whole(path: Path, lines: list[tuple[int, str]], at: int, least: int) -> list[int]:
+def _whole(path: Path, lines: list[str], at: int, least: int) -> list[int]:
     """The whole numbers of a line."""
     if at >= len(lines):
         raise DataError(f"{path}: ends after line {len(lines)}, in the middle of a graph")
-    number, text = lines[at]
+    number, text = at + 1, lines[at]
     try:
         values = [int(float(word)) for word in text.split()]
     except ValueError:

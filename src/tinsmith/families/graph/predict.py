@@ -68,10 +68,6 @@ class GraphPredictor(Predictor):
             model.load_state_dict(safetensors.torch.load(files[WEIGHTS]))
         return cls(model.to(device), cfg, pe, spec)
 
-    def predict_smiles(self, smiles: Sequence[str]) -> list[Any]:
-        """An answer for each molecule. Raises ``DataError`` with the number of one that cannot be parsed."""
-        return self([{"smiles": text} for text in smiles])
-
     def predict_graphs(self, graphs: Graphs, pairs: Sequence[Array] | None = None) -> list[Any]:
         """An answer for each graph, in order.
 

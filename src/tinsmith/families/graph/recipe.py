@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,17 +148,13 @@ def _build_task(cfg: GraphConfig, model: nn.Module, data: Data) -> Task:
     return build_task(cfg, model, data)
 
 
-def _save_model(cfg: GraphConfig, task: Task, data: Data, folder: Path) -> None:
-    save_model(cfg, task, data, folder)
-
-
 FAMILY = Family(
     name="graph",
     config=GraphConfig,
     build_data=build_data,
     build_model=_build_model,
     build_task=_build_task,
-    save_model=_save_model,
+    save_model=save_model,
     predictor=GraphPredictor,
     table=table,
     examples=examples,

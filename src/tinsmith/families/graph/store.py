@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from tinsmith.durable import is_full, publish, replace_bytes
 from tinsmith.errors import DataError, ResourceError
-from tinsmith.sealed import MANIFEST, entry_of, manifest_of, read_manifest
-from tinsmith.text.digests import value_digest
+from tinsmith.sealed import MANIFEST, manifest_of, read_manifest
+from tinsmith.text.digests import file_digest, value_digest
 from tinsmith.text.store import default_cache
 
 log = logging.getLogger(__name__)
@@ -96,7 +95,4 @@ def read_arrays(home: Path, verify: bool = True) -> dict[str, Array]:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if not size:
-        return entry_of(b"")
-    return {"size": size, "xxh3_128": xxhash.xxh3_128_hexdigest(np.memmap(path, np.uint8, "r").data)}
+    return {"size": path.stat().st_size, "xxh3_128": file_digest(path)}
