@@ -225,41 +225,6 @@ def test_a_budget_in_steps_takes_the_place_of_epochs() -> None:
     assert history["step"] == [3, 6, 7]
 
 
-def test_minutes_become_steps_once_and_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinsmith.engine import budget
-
-    monkeypatch.setattr(budget, "steps_that_fit", lambda *_: 25)
-    trainer = make(tmp_path, max_minutes=1.0)
-    stop_at(trainer, 6).fit(Loader(data(), 6, shuffle=True))
-    assert trainer.state.max_steps == 25
-    monkeypatch.setattr(budget, "steps_that_fit", lambda *_: pytest.fail("measured again"))
-    again = make(tmp_path, max_minutes=1.0)
-    again.fit(Loader(data(), 6, shuffle=True), resume=True)
-    assert again.state.step == 25
-    monkeypatch.setattr(budget, "steps_that_fit", lambda *_: 40)
-    more = make(tmp_path, max_minutes=2.0)
-    more.fit(Loader(data(), 6, shuffle=True), resume=True)
-    assert more.state.step == 40
-
-
-def test_timing_the_first_steps_leaves_no_trace() -> None:
-    def train(**options: Any) -> tuple[dict[str, Tensor], int]:
-        torch.manual_seed(1)
-        model = net(dropout=0.3)
-        optimizer = get_optimizer(model, "adamw", lr=1e-2)
-        schedule = get_scheduler(optimizer, "constant")
-        trainer = Trainer(
-            model, optimizer, schedule, device="cpu", progress=False, checkpoint_dir=None, ema=0.9, **options
-        )
-        trainer.fit(Loader(data(), 6, shuffle=True), Loader(data(), 6))
-        return weights(trainer), trainer.state.step
-
-    timed, steps = train(max_minutes=0.004)
-    assert steps >= 1
-    plain, _ = train(max_steps=steps)
-    assert same(timed, plain)
-
-
 def test_early_stopping(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     caplog.set_level("INFO")
     noise = [(torch.randn(8, 3), torch.randn(8, 1)) for _ in range(3)]

@@ -1,10 +1,11 @@
-"""Before step 1: how many steps, does the longest batch fit, and how many steps fit into the minutes?"""
+"""How many steps, does the longest batch fit, and how many steps fit into the minutes?"""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinsmith.engine import snapshot
@@ -21,10 +22,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WARM_UP, _TIMED = 3, 16  # steps, at least
+_WARM_UP, _TIMED = 3, 8  # steps, at least
 # Steps differ, as their batches' lengths do: this share of the minutes is timed, up to so many seconds.
-_TIMED_SHARE, _TIMED_SECONDS = 0.04, 8.0
-_SHARE = 0.97  # of the minutes is planned for: saving and a slower second half take the rest
+_TIMED_SHARE, _TIMED_SECONDS = 0.02, 4.0
+_SHARE = 0.98  # of the minutes is planned for: saving takes the rest
+_FIRST_REVISION = (
+    8  # at an eighth of the way, and once more half way: the first seconds of a process are slow
+)
+_NEAR = 0.03  # a plan that is this near is left alone, so that a run with max_steps repeats it
+
+
+@dataclass(slots=True)
+class Pace:
+    """What this process's steps have taken since the last plan, and an evaluation (None: not known yet)."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    eval_seconds: float | None = None
+
+    def step(self, seconds: float) -> None:
+        """Note a step."""
+        self.steps += 1
+        self.seconds += seconds
 
 
 def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs: int) -> int | None:
@@ -35,10 +54,11 @@ def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs
     if trainer.max_minutes or trainer.max_steps:
         limit = None
         if state.max_steps_of != of:
-            state.max_steps, state.max_steps_of = trainer.max_steps, of
+            state.max_steps, state.max_steps_of, state.revise_at = trainer.max_steps, of, 0
         if trainer.max_minutes and not state.max_steps:
             bind(trainer, batches, per_epoch)  # a first guess, so that the timed steps are real ones
             state.max_steps = steps_that_fit(trainer, batches, val_batches)
+            state.revise_at = state.max_steps // _FIRST_REVISION
             log.info("%d steps fit into %.3g minutes", state.max_steps, trainer.max_minutes)
     else:
         limit = state.stage_epoch + epochs
@@ -49,6 +69,28 @@ def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs
         rehearse(trainer, batches)
     trainer.reporter.start(state.max_steps, state.step)
     return limit
+
+
+def revise(trainer: Trainer, batches: Batches, val_batches: Batches | None) -> None:
+    """Correct the number of steps by what steps have really taken, at ``state.revise_at``.
+
+    The caller saves a checkpoint then: a resume from it finds the number, and takes the same steps.
+    """
+    state, pace = trainer.state, trainer.pace
+    if pace.eval_seconds is None:
+        pace.eval_seconds = _time_evaluation(trainer, val_batches)
+    left = 60 * trainer.max_minutes * _SHARE - state.seconds
+    steps = state.step + _fitting(
+        trainer, batches, left, pace.seconds / max(1, pace.steps), pace.eval_seconds
+    )
+    if abs(steps - state.max_steps) > _NEAR * state.max_steps:
+        log.info("%d steps, and not %d, fit into %.3g minutes", steps, state.max_steps, trainer.max_minutes)
+        state.max_steps = steps
+        bind(trainer, batches, steps - state.stage_step, budget=True)
+        trainer.reporter.plan(steps)
+    half = state.max_steps // 2
+    state.revise_at = half if half >= 2 * state.step else 0
+    pace.steps, pace.seconds = 0, 0.0
 
 
 def bind(trainer: Trainer, batches: Batches, total_steps: int, budget: bool = False) -> None:
@@ -100,9 +142,17 @@ def steps_that_fit(trainer: Trainer, batches: Batches, val_batches: Batches | No
     step_seconds = _time_steps(trainer, batches)
     eval_seconds = _time_evaluation(trainer, val_batches)
     snapshot.restore(trainer, *before)
-    left = 60 * trainer.max_minutes * _SHARE - (time.monotonic() - start) - eval_seconds
+    trainer.pace = Pace(eval_seconds=eval_seconds)
+    left = 60 * trainer.max_minutes * _SHARE - (time.monotonic() - start)
+    return _fitting(trainer, batches, left, step_seconds, eval_seconds)
+
+
+def _fitting(
+    trainer: Trainer, batches: Batches, seconds: float, step_seconds: float, eval_seconds: float
+) -> int:
+    """Steps, at least one, for so many seconds with the evaluations in between and at the end."""
     every = trainer.eval_every or math.ceil(len(batches) / trainer.parts.accumulate)
-    steps = max(1, int(left / (step_seconds + eval_seconds / max(1, every))))
+    steps = max(1, int((seconds - eval_seconds) / (step_seconds + eval_seconds / max(1, every))))
     return steps if trainer.ranks is None else int(trainer.ranks.share(steps))
 
 

@@ -38,6 +38,11 @@ class Reporter:
         if self.show:
             self._progress = Progress(max_steps, start_step=step)
 
+    def plan(self, max_steps: int) -> None:
+        """Show another number of steps from here on."""
+        if self._progress is not None:
+            self._progress.total_steps = max_steps
+
     def close(self) -> None:
         """Take the progress line away."""
         if self._progress is not None:

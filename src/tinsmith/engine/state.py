@@ -26,7 +26,8 @@ class State:
 
     ``epoch`` is the one under way, ``cursor`` counts what of it is consumed (``engine.data``), ``step``
     counts optimiser steps; ``max_steps`` is their planned number and ``max_steps_of`` says of which plan,
-    so that a time budget is measured once and then kept. ``stage`` is that of a curriculum, which began at
+    so that a time budget is kept over a resume; ``revise_at`` is the step at which it is next corrected (0:
+    not any more). ``stage`` is that of a curriculum, which began at
     ``stage_epoch`` and ``stage_step``.
     """
 
@@ -37,6 +38,7 @@ class State:
     samples: int = 0
     max_steps: int = 0
     max_steps_of: str = ""
+    revise_at: int = 0
     stage: int = 0
     stage_epoch: int = 0
     stage_step: int = 0

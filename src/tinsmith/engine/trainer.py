@@ -58,7 +58,8 @@ class Trainer:
         checkpoint_dir: where checkpoints go; None saves nothing by itself.
         seed: of the sample order. (``set_seed`` is what makes the weights the same.)
         max_steps, max_minutes: budgets that take the place of ``fit``'s epochs. Minutes are turned into a
-            number of steps by timing the first ones, once; from then on the run is a function of the step.
+            number of steps by timing the first ones; an eighth of the way and half way it is corrected by
+            what they took, and saved, so that the run is a function of the step from there on.
         eval_every: steps between two validations; 0 for one after each epoch.
         save_seconds: seconds between two checkpoints. Best weights are saved with the next one.
         keep_checkpoints: how many are kept, at least two, and the best beside them.
@@ -141,6 +142,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.saver = Saver(Path(checkpoint_dir), save_seconds, keep_checkpoints) if checkpoint_dir else None
         self.stop_requested = False
+        self.pace = budget.Pace()
         self._signals: list[str] = []  # caught while fitting
         self.epoch_means: dict[str, float] = {}
         if ranks is not None:
@@ -296,6 +298,7 @@ class Trainer:
         for step in loop.steps(batches, limit):
             now = time.monotonic()
             state.seconds = now - start
+            self.pace.step(now - before)
             if self.monitor is not None:
                 self.monitor.step(now - before, step)
             self.reporter.step(loop)
@@ -309,7 +312,12 @@ class Trainer:
                 self._step_torch_scheduler()
             if self._should_stop():
                 break
-            if self.saver is not None and not at_end:
+            revised = step == state.revise_at and not at_end
+            if revised:
+                budget.revise(self, batches, val_batches)
+            if self.saver is not None and revised:
+                self.saver.save(self)
+            elif self.saver is not None and not at_end:
                 self.saver.maybe_save(self)
             before = time.monotonic()
         state.seconds = time.monotonic() - start
@@ -348,7 +356,9 @@ class Trainer:
         }
         row["train_loss"] = self.epoch_means.get("loss", self.reporter.last.get("loss"))
         if val_batches is not None:
+            began = time.monotonic()
             self.metrics = self.evaluate_once(val_batches)
+            self.pace.eval_seconds = time.monotonic() - began
             row |= {f"val_{name}": value for name, value in self.metrics.items()}
             self.reporter.evaluation(self.loop, self.metrics)
         else:
