@@ -52,7 +52,7 @@ def main() -> int:
         writes = newest(args.runs, "decoder-15min")
         if writes is not None:
             results.append(run("codec_writing_speed", str(writes)))
-        results.append(run("codec_joint", "--runs", args.runs))
+        results += [run(name, "--runs", args.runs) for name in ("codec_joint", "codec_options")]
         results += [run("lm_quality", "--runs", args.runs), run("seq2seq_bpe")]
         results.append(run("seq2seq_quality", "--runs", args.runs))
         translator = newest(args.runs, "multi30k-5min", "seq2seq")

@@ -43,7 +43,7 @@ class OptimizerConfig:
 
 @dataclass
 class MatrixOptimizerConfig(OptimizerConfig):
-    """How the weights of a transformer move: nearly all of them are matrices."""
+    """How weights move that are matrices, nearly all of them."""
 
     name: str = "muon"
     muon_lr: float = 9e-3  # of the matrices, where Muon moves them

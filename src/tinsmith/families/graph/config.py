@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from tinsmith.engine.config import (
-    OptimizerConfig,
+    MatrixOptimizerConfig,
     RunConfig,
     SchedulerConfig,
     TrainerConfig,
@@ -225,6 +225,15 @@ class LossConfig:
 
 
 @dataclass
+class GraphOptimizerConfig(MatrixOptimizerConfig):
+    """How the weights move."""
+
+    lr: float = 1e-3
+    muon_lr: float = 5e-3
+    weight_decay: float = 1e-5
+
+
+@dataclass
 class GraphConfig(RunConfig):
     """A run on graphs."""
 
@@ -232,7 +241,7 @@ class GraphConfig(RunConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     pe: PEConfig = field(default_factory=PEConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=1e-5))
+    optimizer: GraphOptimizerConfig = field(default_factory=GraphOptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(epochs=50, batch_size=32, save_seconds=60.0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tinsmith.engine.config import (
-    OptimizerConfig,
+    MatrixOptimizerConfig,
     RunConfig,
     SchedulerConfig,
     TrainerConfig,
@@ -192,10 +192,11 @@ class RetrievalConfig:
 
 
 @dataclass
-class TRMOptimizerConfig(OptimizerConfig):
+class TRMOptimizerConfig(MatrixOptimizerConfig):
     """How the weights move."""
 
-    lr: float = 2e-3  # highest learning rate
+    lr: float = 2e-3  # highest learning rate of what is no matrix
+    muon_lr: float = 1e-2
     weight_decay: float = 0.1  # on matrices only: never on norms, biases and embeddings
 
 
