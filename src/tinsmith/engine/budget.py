@@ -26,9 +26,7 @@ _WARM_UP, _TIMED = 3, 8  # steps, at least
 # Steps differ, as their batches' lengths do: this share of the minutes is timed, up to so many seconds.
 _TIMED_SHARE, _TIMED_SECONDS = 0.02, 4.0
 _SHARE = 0.98  # of the minutes is planned for: saving takes the rest
-_FIRST_REVISION = (
-    8  # at an eighth of the way, and once more half way: the first seconds of a process are slow
-)
+_FIRST_REVISION = 8  # at an eighth of the way; the second is half way. A process's first seconds are slow.
 _NEAR = 0.03  # a plan that is this near is left alone, so that a run with max_steps repeats it
 
 
