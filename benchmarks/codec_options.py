@@ -9,12 +9,11 @@ codec_decoder.py. ``seconds`` are of the training, on this machine.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from shown import sentence_files, show
-from trained import train
+from trained import table_of, train
 
 OPTIONS = {
     "plain": [],
@@ -60,7 +59,7 @@ def trained(name: str, settings: list[str], args: argparse.Namespace) -> list[di
         f"trainer.eval_every={args.steps}",
     ]
     curve, path = train("codec", [*words, *settings], args.runs)
-    table = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]
+    table = table_of(path)
     first = {"option": name, "seconds": round(curve[-1]["seconds"]), **_measures(table[0])}
     twice = [row for row in table if row["name"] == "written twice"]
     return [first, *({"option": f"{name}, second pass", **_measures(row)} for row in twice)]

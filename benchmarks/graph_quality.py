@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shown import data_folder, show
-from trained import train
+from trained import table_of, train
 
 from tinsmith.engine.loggers import read_metrics
 
@@ -96,7 +96,10 @@ def sets(args: argparse.Namespace) -> int:
         wanted["cora_links"] = ([f"dataset.path={folder}", "pe=none"], 2, ("roc_auc", ">=", 0.90))
     except SystemExit:
         print("Cora is left out")
-    for name in args.sets or list(wanted):
+    unknown = sorted(set(args.sets or []) - set(wanted))
+    if unknown:
+        raise SystemExit(f"no such set here: {', '.join(unknown)}. There are {', '.join(wanted)}.")
+    for name in args.sets or wanted:
         words, minutes, (metric, sign, bar) = wanted[name]
         budget = args.minutes or minutes
         table, _ = trained(args, name, [f"dataset={name}", *words, "trainer.eval_every=200"], budget)
@@ -112,8 +115,7 @@ def trained(
     budget = [f"trainer.max_minutes={minutes}", f"name={name}"]
     _, path = train("graph", [*words, *budget, *args.settings], args.runs)
     print(f"{name}: {path}", file=sys.stderr)
-    table: list[dict[str, Any]] = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]
-    return table, path
+    return table_of(path), path
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ training loss is at the end. Further words are settings of the run.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -69,8 +68,7 @@ def train(name: str, settings: list[str], root: str) -> tuple[list[dict[str, Any
     _, path = trained.train("lattice", [f"name={name}", *settings], root)
     minutes = (time.monotonic() - start) / 60
     print(f"{name}: {path}, {minutes:.1f} minutes in all", file=sys.stderr)
-    table: list[dict[str, Any]] = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]
-    return table, minutes, path
+    return trained.table_of(path), minutes, path
 
 
 def loss_variance(path: Path, epochs: int = 10) -> float:

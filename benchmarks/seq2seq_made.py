@@ -6,11 +6,10 @@ python benchmarks/seq2seq_made.py [--minutes 3] [--tables builtin] [settings of 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from shown import show
-from trained import train
+from trained import table_of, train
 
 
 def main() -> int:
@@ -28,7 +27,7 @@ def main() -> int:
     ]
     curve, path = train("seq2seq", words, args.runs)
     rows = [{"step": row["step"], "seconds": round(row["seconds"]), "loss": row["loss"]} for row in curve]
-    table = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]
+    table = table_of(path)
     rows += [{"name": row["name"], "exact_match": row["exact_match"]} for row in table]
     return show("seq2seq made pairs", rows, {"exact match": (table[0]["exact_match"], ">=", 0.95)})
 

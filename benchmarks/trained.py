@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,3 +25,9 @@ def train(family: str, words: list[str], root: str) -> tuple[list[dict[str, Any]
     run.train(family, resolved.cfg, make_folder)
     rows = [row for row in read_metrics(folders[0] / "metrics.jsonl") if row["split"] == "val"]
     return rows, folders[0]
+
+
+def table_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's table of results on the test split."""
+    rows: list[dict[str, Any]] = json.loads((path / "eval" / "test.json").read_text("utf-8"))["rows"]
+    return rows

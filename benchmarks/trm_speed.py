@@ -245,8 +245,7 @@ def solved(make: Callable[..., Peer], path: Path, minutes: float) -> float:
     start, epoch = time.monotonic(), 0
     while time.monotonic() - start < 60 * minutes:
         for _, rows in data.train.epoch(epoch):
-            full = rows | {"labels": torch.where(rows["labels"] == IGNORE, rows["inputs"], rows["labels"])}
-            state = peer.start(len(rows["inputs"]))
+            state, full = peer.start(len(rows["inputs"])), with_all_labels(rows)
             for _ in range(cfg.halt.max_steps):
                 state = step(state, full)
             if time.monotonic() - start >= 60 * minutes:
@@ -256,13 +255,17 @@ def solved(make: Callable[..., Peer], path: Path, minutes: float) -> float:
     peer.model.eval()
     with torch.no_grad(), average.swap():
         for _, rows in data.test.epoch(0):
-            full = rows | {"labels": rows["labels"].clamp(min=0)}
-            state = peer.start(len(rows["inputs"]))
+            state, full = peer.start(len(rows["inputs"])), with_all_labels(rows)
             for _ in range(cfg.halt.max_steps):
                 _, logits, state = peer.forward(state, full)
             ok = (logits.argmax(-1) == rows["labels"]) | (rows["labels"] == IGNORE)
             right, total = right + int(ok.all(1).sum()), total + len(ok)
     return right / total
+
+
+def with_all_labels(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The boards with the given cells among the labels: the peers' losses want one for each cell."""
+    return rows | {"labels": torch.where(rows["labels"] == IGNORE, rows["inputs"], rows["labels"])}
 
 
 def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

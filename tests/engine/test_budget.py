@@ -72,7 +72,7 @@ def test_a_plan_is_corrected_by_what_steps_took(seconds: float, evaluation: floa
     state = trainer.state
     state.step, state.max_steps, state.revise_at, state.seconds = 10, 80, 10, 6.0
     trainer.pace = Pace(10, 10 * seconds, evaluation)
-    budget.revise(trainer, loader(), None)
+    budget.revise(trainer, loader(), loader(shuffle=False))
     assert state.max_steps == expected
     assert trainer.pace.steps == 0
 

@@ -56,7 +56,7 @@ def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs
         if trainer.max_minutes and not state.max_steps:
             bind(trainer, batches, per_epoch)  # a first guess, so that the timed steps are real ones
             state.max_steps = steps_that_fit(trainer, batches, val_batches)
-            state.revise_at = state.max_steps // _FIRST_REVISION
+            state.revise_at = state.step + max(0, state.max_steps - state.step) // _FIRST_REVISION
             log.info("%d steps fit into %.3g minutes", state.max_steps, trainer.max_minutes)
     else:
         limit = state.stage_epoch + epochs
@@ -72,15 +72,12 @@ def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs
 def revise(trainer: Trainer, batches: Batches, val_batches: Batches | None) -> None:
     """Correct the number of steps by what steps have really taken, at ``state.revise_at``.
 
-    The caller saves a checkpoint then: a resume from it finds the number, and takes the same steps.
+    Saves a checkpoint: a resume from it finds the number, and takes the same steps.
     """
     state, pace = trainer.state, trainer.pace
-    if pace.eval_seconds is None:
-        pace.eval_seconds = _time_evaluation(trainer, val_batches)
     left = 60 * trainer.max_minutes * _SHARE - state.seconds
-    steps = state.step + _fitting(
-        trainer, batches, left, pace.seconds / max(1, pace.steps), pace.eval_seconds
-    )
+    step_seconds = pace.seconds / max(1, pace.steps)
+    steps = state.step + _fitting(trainer, batches, left, step_seconds, _eval_seconds(trainer, val_batches))
     if abs(steps - state.max_steps) > _NEAR * state.max_steps:
         log.info("%d steps, and not %d, fit into %.3g minutes", steps, state.max_steps, trainer.max_minutes)
         state.max_steps = steps
@@ -89,6 +86,8 @@ def revise(trainer: Trainer, batches: Batches, val_batches: Batches | None) -> N
     half = state.max_steps // 2
     state.revise_at = half if half >= 2 * state.step else 0
     pace.steps, pace.seconds = 0, 0.0
+    if trainer.saver is not None:
+        trainer.saver.save(trainer)
 
 
 def bind(trainer: Trainer, batches: Batches, total_steps: int, budget: bool = False) -> None:
@@ -138,9 +137,9 @@ def steps_that_fit(trainer: Trainer, batches: Batches, val_batches: Batches | No
     rehearse(trainer, batches)
     before = snapshot.capture(trainer, clone=True)
     step_seconds = _time_steps(trainer, batches)
-    eval_seconds = _time_evaluation(trainer, val_batches)
+    trainer.pace = Pace()
+    eval_seconds = _eval_seconds(trainer, val_batches)
     snapshot.restore(trainer, *before)
-    trainer.pace = Pace(eval_seconds=eval_seconds)
     left = 60 * trainer.max_minutes * _SHARE - (time.monotonic() - start)
     return _fitting(trainer, batches, left, step_seconds, eval_seconds)
 
@@ -171,9 +170,11 @@ def _time_steps(trainer: Trainer, batches: Batches) -> float:
     return (time.monotonic() - start) / (step - _WARM_UP)
 
 
-def _time_evaluation(trainer: Trainer, val_batches: Batches | None) -> float:
+def _eval_seconds(trainer: Trainer, val_batches: Batches | None) -> float:
+    """Seconds of the last evaluation; evaluates where this process has not yet."""
     if val_batches is None:
         return 0.0
-    start = time.monotonic()
-    trainer.evaluate_once(val_batches)
-    return time.monotonic() - start
+    if trainer.pace.eval_seconds is None:
+        trainer.evaluate_once(val_batches)
+    assert trainer.pace.eval_seconds is not None
+    return trainer.pace.eval_seconds

@@ -76,7 +76,7 @@ class TrainerConfig:
 
     epochs: int = 10  # passes over the training set
     max_steps: int = 0  # optimiser steps; 0 = as many as the epochs hold
-    max_minutes: float = 0.0  # wall-clock budget: fixes the number of steps after the first few; 0 = none
+    max_minutes: float = 0.0  # wall-clock budget, turned into a number of steps; 0 = none
     batch_size: int = 128  # rows in a batch
     grad_clip: float = 1.0  # largest norm of the gradient; 0 = no clipping
     mixed_precision: str = "auto"  # auto (on where the device gains by it) | off | bf16 | fp16

@@ -312,11 +312,8 @@ class Trainer:
                 self._step_torch_scheduler()
             if self._should_stop():
                 break
-            revised = step == state.revise_at and not at_end
-            if revised:
+            if step == state.revise_at and not at_end:
                 budget.revise(self, batches, val_batches)
-            if self.saver is not None and revised:
-                self.saver.save(self)
             elif self.saver is not None and not at_end:
                 self.saver.maybe_save(self)
             before = time.monotonic()
@@ -333,10 +330,13 @@ class Trainer:
         return self.saver is not None and self.ranks is not None and self.ranks.first and self.saver.due()
 
     def evaluate_once(self, batches: Batches) -> dict[str, float]:
-        """``eval_epoch``; of several processes rank 0 does it for all."""
-        if self.ranks is None:
-            return self.eval_epoch(batches)
-        metrics: dict[str, float] = self.ranks.share(self.eval_epoch(batches) if self.ranks.first else None)
+        """``eval_epoch``, timed; of several processes rank 0 does it for all."""
+        start = time.monotonic()
+        measures = self.ranks is None or self.ranks.first
+        metrics: dict[str, float] = self.eval_epoch(batches) if measures else {}
+        if self.ranks is not None:
+            metrics = self.ranks.share(metrics)
+        self.pace.eval_seconds = time.monotonic() - start
         return metrics
 
     def _save_before_the_end(self) -> None:
@@ -356,9 +356,7 @@ class Trainer:
         }
         row["train_loss"] = self.epoch_means.get("loss", self.reporter.last.get("loss"))
         if val_batches is not None:
-            began = time.monotonic()
             self.metrics = self.evaluate_once(val_batches)
-            self.pace.eval_seconds = time.monotonic() - began
             row |= {f"val_{name}": value for name, value in self.metrics.items()}
             self.reporter.evaluation(self.loop, self.metrics)
         else:
