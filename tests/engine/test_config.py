@@ -41,6 +41,7 @@ WRONG = {
     "trainer.batch_size": [0],
     "trainer.grad_clip": [-1.0, NAN],
     "trainer.mixed_precision": ["bf61", "true"],
+    "trainer.compile": ["yes", "true"],
     "trainer.accumulate": [0],
     "trainer.ema": [1.0, -0.1, NAN],
     "trainer.log_every": [0],

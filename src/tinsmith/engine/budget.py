@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from tinsmith.engine import snapshot
 from tinsmith.engine.accumulate import GradientAccumulator
+from tinsmith.engine.compiled import Compiled
 from tinsmith.engine.data import Batches
 from tinsmith.engine.loop import Loop
 from tinsmith.engine.seed import preserve_rng
 from tinsmith.engine.state import State
 from tinsmith.engine.window import Means
-from tinsmith.errors import ResourceError
+from tinsmith.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from tinsmith.engine.trainer import Trainer
@@ -27,6 +28,7 @@ _WARM_UP, _TIMED = 3, 8  # steps, at least
 _TIMED_SHARE, _TIMED_SECONDS = 0.02, 4.0
 _SHARE = 0.98  # of the minutes is planned for: saving takes the rest
 _FIRST_REVISION = 8  # at an eighth of the way; the second is half way. A process's first seconds are slow.
+_WORTH_COMPILING = 15.0  # minutes: the compiler takes up to one
 _NEAR = 0.03  # a plan that is this near is left alone, so that a run with max_steps repeats it
 
 
@@ -49,6 +51,7 @@ def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs
     state = trainer.state
     per_epoch = math.ceil(len(batches) / trainer.parts.accumulate)
     of = f"{trainer.max_minutes} min" if trainer.max_minutes else f"{trainer.max_steps} steps"
+    choose_call(trainer)
     if trainer.max_minutes or trainer.max_steps:
         limit = None
         if state.max_steps_of != of:
@@ -67,6 +70,15 @@ def plan(trainer: Trainer, batches: Batches, val_batches: Batches | None, epochs
         rehearse(trainer, batches)
     trainer.reporter.start(state.max_steps, state.step)
     return limit
+
+
+def choose_call(trainer: Trainer) -> None:
+    """Compile the step where the setting says so, or a checkpoint of a run that compiles by itself."""
+    state, parts = trainer.state, trainer.parts
+    if trainer.compile != "auto":
+        state.compiled = trainer.compile == "on"
+    if state.compiled != isinstance(parts.call, Compiled):
+        parts.call = Compiled(trainer.task) if state.compiled else trainer.task
 
 
 def revise(trainer: Trainer, batches: Batches, val_batches: Batches | None) -> None:
@@ -137,11 +149,35 @@ def steps_that_fit(trainer: Trainer, batches: Batches, val_batches: Batches | No
     rehearse(trainer, batches)
     before = snapshot.capture(trainer, clone=True)
     step_seconds = _time_steps(trainer, batches)
+    compiles = trainer.compile == "auto" and not trainer.state.compiled
+    if compiles := compiles and trainer.max_minutes >= _WORTH_COMPILING:
+        step_seconds, compiles = _try_compiled(trainer, batches, step_seconds)
     trainer.pace = Pace()
     eval_seconds = _eval_seconds(trainer, val_batches)
     snapshot.restore(trainer, *before)
+    trainer.state.compiled |= compiles
     left = 60 * trainer.max_minutes * _SHARE - (time.monotonic() - start)
     return _fitting(trainer, batches, left, step_seconds, eval_seconds)
+
+
+def _try_compiled(trainer: Trainer, batches: Batches, plain: float) -> tuple[float, bool]:
+    """Compile the step if that makes it faster than ``plain`` seconds: its seconds, and whether it did."""
+    trainer.parts.call = Compiled(trainer.task)
+    try:
+        seconds = _time_steps(trainer, batches)
+    except ConfigError as error:
+        log.info("not compiled: %s", error)
+        seconds = math.inf
+    finally:
+        trainer.parts.drop_gradients()
+    pays = seconds < plain * (1 - _NEAR)
+    if trainer.ranks is not None:
+        pays = bool(trainer.ranks.share(pays))
+    if not pays:
+        trainer.parts.call = trainer.task
+        return plain, False
+    log.info("compiled: a step takes %.3g s in place of %.3g", seconds, plain)
+    return seconds, True
 
 
 def _fitting(

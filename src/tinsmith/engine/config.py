@@ -24,6 +24,7 @@ SCHEDULERS = (
 )
 NONFINITE_POLICIES = ("stop", "skip", "rollback")
 SPIKE_POLICIES = ("ignore", "rollback")
+COMPILING = ("off", "on", "auto")
 PRECISIONS = ("auto", "off", "bf16", "fp16")
 
 
@@ -80,6 +81,7 @@ class TrainerConfig:
     batch_size: int = 128  # rows in a batch
     grad_clip: float = 1.0  # largest norm of the gradient; 0 = no clipping
     mixed_precision: str = "auto"  # auto (on where the device gains by it) | off | bf16 | fp16
+    compile: str = "off"  # the step, by torch: off | on | auto (where a budget of minutes pays for it)
     accumulate: int = 1  # batches whose gradients make one optimiser step
     ema: float = 0.0  # decay of the weight average, such as 0.999; 0 = no average
     log_every: int = 50  # steps between two log lines
@@ -99,6 +101,7 @@ class TrainerConfig:
             check(low <= value < float("inf"), f"trainer.{name}", value, f"{low} or more")
         check(0 <= self.ema < 1, "trainer.ema", self.ema, "a decay, 0 <= ema < 1 (0 = no average)")
         check_choice("trainer.mixed_precision", self.mixed_precision, PRECISIONS)
+        check_choice("trainer.compile", self.compile, COMPILING)
         check_choice("trainer.on_nonfinite", self.on_nonfinite, NONFINITE_POLICIES)
         check_choice("trainer.on_spike", self.on_spike, SPIKE_POLICIES)
         check(self.spike_factor > 1, "trainer.spike_factor", self.spike_factor, "above 1")

@@ -53,6 +53,7 @@ def build_trainer(
         device=cfg.device,
         grad_clip=t.grad_clip,
         mixed_precision=t.mixed_precision,
+        compile=t.compile,
         accumulate=t.accumulate,
         ema=t.ema or None,
         log_every=t.log_every,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Parts:
-    """What a step works on. ``schedule`` is the engine's own; a torch scheduler is stepped by the trainer."""
+    """What a step works on. ``schedule`` is the engine's own; a torch scheduler is stepped by the trainer.
+
+    ``call`` is the task, or what was compiled of it.
+    """
 
     task: Task
     optimizer: torch.optim.Optimizer
@@ -40,6 +43,10 @@ class Parts:
     ema: EMA | None = None
     grad_clip: float | None = None
     accumulate: int = 1
+    call: Callable[[Any, Context], StepOutput] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.call = self.task
 
     def parameters(self) -> list[nn.Parameter]:
         """All parameters that the optimiser moves."""
@@ -229,10 +236,10 @@ class Loop:
             batch = to_device(batch, parts.device)
         context = Context(state.step, state.max_steps, carry)
         if parts.precision is None:
-            out: StepOutput = parts.task(batch, context)
+            out = parts.call(batch, context)
         else:
             with autocast(parts.device, parts.precision):
-                out = parts.task(batch, context)
+                out = parts.call(batch, context)
         return out
 
     def backward(self, out: StepOutput, accumulator: GradientAccumulator) -> None:

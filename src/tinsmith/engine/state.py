@@ -27,8 +27,8 @@ class State:
     ``epoch`` is the one under way, ``cursor`` counts what of it is consumed (``engine.data``), ``step``
     counts optimiser steps; ``max_steps`` is their planned number and ``max_steps_of`` says of which plan,
     so that a time budget is kept over a resume; ``revise_at`` is the step at which it is next corrected (0:
-    not any more). ``stage`` is that of a curriculum, which began at
-    ``stage_epoch`` and ``stage_step``.
+    not any more). ``compiled``: its steps are, which changes their last bits. ``stage`` is that of a
+    curriculum, which began at ``stage_epoch`` and ``stage_step``.
     """
 
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -39,6 +39,7 @@ class State:
     max_steps: int = 0
     max_steps_of: str = ""
     revise_at: int = 0
+    compiled: bool = False
     stage: int = 0
     stage_epoch: int = 0
     stage_step: int = 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tinsmith.engine import budget, snapshot
+from tinsmith.engine.config import COMPILING
 from tinsmith.engine.contract import Mode, Task
 from tinsmith.engine.data import Batches, to_device
 from tinsmith.engine.device import autocast, get_device, resolve_precision
@@ -32,7 +33,7 @@ from tinsmith.engine.state import History, State
 from tinsmith.engine.stopping import EarlyStopping
 from tinsmith.engine.supervised import SupervisedTask
 from tinsmith.engine.window import Means
-from tinsmith.errors import ConfigError, DivergedError, ResourceError
+from tinsmith.errors import ConfigError, DivergedError, ResourceError, check_choice
 
 if TYPE_CHECKING:
     from tinsmith.engine.ranks import Ranks
@@ -52,6 +53,9 @@ class Trainer:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
         grad_clip: largest norm of the gradient; None or 0 for no clipping.
         mixed_precision: False, ``"bf16"``, ``"fp16"``, or ``"auto"``: where the device gains by it.
+        compile: ``"off"``; ``"on"``: have torch compile the step (half a minute or more, and again for each
+            shape of batch, at most eight); ``"auto"``: where ``max_minutes`` is long enough to pay for it,
+            and it is measured to be faster.
         accumulate: batches whose gradients make one step; the result is that of one big batch.
         ema: decay of a weight average used for evaluation and export, or None.
         log_every: steps between two log lines. Nothing waits for the device in between.
@@ -92,6 +96,7 @@ class Trainer:
         checkpoint_dir: str | Path | None = "checkpoints/",
         *,
         seed: int = 0,
+        compile: str = "off",
         max_steps: int = 0,
         max_minutes: float = 0.0,
         eval_every: int = 0,
@@ -130,6 +135,8 @@ class Trainer:
             accumulate,
         )
         self.seed, self.deterministic = seed, deterministic
+        check_choice("compile", compile, COMPILING)
+        self.compile = compile
         self.max_steps, self.max_minutes, self.eval_every = max_steps, max_minutes, eval_every
         self.reporter = Reporter(log_every, progress and (ranks is None or ranks.first))
         self.monitor = monitor
@@ -213,6 +220,7 @@ class Trainer:
     def train_epoch(self, loader: Any) -> dict[str, float]:
         """Train on the rest of the epoch under way; the means of its loss and metrics."""
         batches = as_batches(loader, self.seed)
+        budget.choose_call(self)
         budget.bind(self, batches, 0)
         with deterministic_algorithms(self.deterministic):
             for _ in self.loop.steps(batches, self.state.epoch + 1):

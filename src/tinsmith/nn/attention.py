@@ -38,7 +38,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 def _inverse_rms(x: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    inverse: Tensor = math.sqrt(x.shape[-1]) / norm.clamp_(min=_TINY)
+    inverse: Tensor = math.sqrt(x.shape[-1]) / norm.clamp(min=_TINY)
     return inverse
 
 
@@ -111,6 +111,12 @@ def rotate(x: Tensor, turns: Tensor, back: bool = False) -> Tensor:
         [B, T, 2, H, E].
     """
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    if torch.compiler.is_compiling():  # it has no code of its own for complex numbers
+        cosine, sine = turns.to(wide.dtype)[..., None, None, :, :].unbind(-1)
+        real, imaginary = wide.view(*wide.shape[:-1], -1, 2).unbind(-1)
+        sine = -sine if back else sine
+        turned = [real * cosine - imaginary * sine, real * sine + imaginary * cosine]
+        return torch.stack(turned, -1).flatten(-2).to(x.dtype)
     turn = torch.view_as_complex(turns.to(wide.dtype))[..., None, None, :]
     pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))  # type: ignore[no-untyped-call]
     return torch.view_as_real(pairs * (turn.conj() if back else turn)).flatten(-2).to(x.dtype)
@@ -125,7 +131,7 @@ def normed_rotary(x: Tensor, turns: Tensor) -> Tensor:
     Returns:
         [B, T, 2, H, E].
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         out: Tensor = _NormedRotary.apply(x, turns)  # type: ignore[no-untyped-call]
         return out
     return rotate(x, turns).mul_(_inverse_rms(x))

@@ -1,0 +1,51 @@
+"""A task compiled by torch: a faster step for a minute of waiting, and the same bits after a resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tinsmith.engine.contract import Context, StepOutput, Task
+from tinsmith.errors import ConfigError
+
+_SHAPES = 8
+
+
+class Compiled:
+    """``task(batch, context)``, compiled anew for each shape of batch, up to eight.
+
+    torch's own way, kernels for all shapes from the second one on, would make the bits of a resumed run
+    depend on which shape it meets first.
+
+    Raises:
+        ConfigError: (when called) the step keeps changing, or there is no working compiler.
+    """
+
+    def __init__(self, task: Task) -> None:
+        from torch._dynamo import config, exc
+
+        self._call = torch.compile(task, dynamic=False, recompile_limit=_SHAPES, isolate_recompiles=True)
+        self._strict = config.patch(fail_on_recompile_limit_hit=True)  # or it goes on uncompiled, silently
+        self._changing, self._failed = exc.FailOnRecompileLimitHit, exc.TorchDynamoException
+
+    def __call__(self, batch: Any, context: Context) -> StepOutput:
+        try:
+            with self._strict:
+                out: StepOutput = self._call(batch, context)
+        except self._changing as error:
+            raise ConfigError(
+                f"trainer.compile: the step changes too often to be compiled: batches of over {_SHAPES} "
+                "shapes, or an objective that goes by the step's number. Set trainer.compile=off."
+            ) from error
+        except self._failed as error:
+            raise ConfigError(
+                f"trainer.compile: torch could not compile the step ({_gist(error)}). On a CPU it needs a "
+                "C++ compiler, such as g++. Set trainer.compile=off."
+            ) from error
+        return out
+
+
+def _gist(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:200]
