@@ -25,7 +25,9 @@ class Compiled:
     def __init__(self, task: Task) -> None:
         from torch._dynamo import config, exc
 
-        self._call = torch.compile(task, dynamic=False, recompile_limit=_SHAPES, isolate_recompiles=True)
+        # The limit is this task's own: another trainer in the process may have compiled the same code.
+        limit: Any = {"recompile_limit": _SHAPES, "isolate_recompiles": True}
+        self._call = torch.compile(task, dynamic=False, **limit)
         self._strict = config.patch(fail_on_recompile_limit_hit=True)  # or it goes on uncompiled, silently
         self._changing, self._failed = exc.FailOnRecompileLimitHit, exc.TorchDynamoException
 

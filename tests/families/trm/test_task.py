@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.contract import Context
-from tinsmith.families.trm.config import DepthStage, HaltConfig
+from tinsmith.families.trm.config import DepthConfig, DepthStage, HaltConfig
 from tinsmith.families.trm.cores import MLPMixer1D
 from tinsmith.families.trm.model import IGNORE, TinyRecursiveModel
 from tinsmith.families.trm.task import TRMTask, _admitted
@@ -109,7 +109,7 @@ def test_a_carry_of_another_size_is_dropped() -> None:
 
 def test_the_curriculum_follows_the_run() -> None:
     stages = [DepthStage(0.25, 1, 1), DepthStage(0.5, 1, 2), DepthStage(1.0, 2, 3)]
-    task = make(HaltConfig(), stages=stages)
+    task = make(HaltConfig(), depth=DepthConfig(stages))
     at = [task.stage(Context(step, 100)).latents for step in (0, 24, 25, 49, 50, 99, 100)]
     assert at == [1, 1, 2, 2, 3, 3, 3]
     # Of unknown length: the stages take turns, in their shares.
@@ -148,7 +148,7 @@ def test_evaluation_by_hand() -> None:
         for _ in range(3):
             outputs, latents, pred, halt = task.model(rows["inputs"], outputs, latents)
             history.append((pred.argmax(-1), halt))
-        task.halt.threshold = threshold = history[0][1].median().item()
+        task.depth.threshold = threshold = history[0][1].median().item()
         values = task.evaluate([rows])
     right = [(answer[:, 1:] == rows["labels"][:, 1:]) for answer, _ in history]
     leaves = [next(s for s in range(3) if s == 2 or history[s][1][i] > threshold) for i in range(30)]

@@ -63,7 +63,7 @@ class HaltConfig:
     bias: float = -5.0  # of the halting head at the start: at zero every sample would stop at once
     explore: float = 0.1  # share of the steps at which a sample has to go on for a random while
     weight: float = 0.5  # of the halting loss
-    threshold: float = 0.5  # halt above this probability
+    threshold: float = 0.5  # a sample's place goes to another above this probability, while training
 
     def validate(self) -> None:
         check(self.max_steps >= 1, "halt.max_steps", self.max_steps, "1 or more")
@@ -95,12 +95,14 @@ class DepthConfig:
 
     stages: list[DepthStage] = field(default_factory=list)  # [{until: 0.5}, {until: 1, blocks: 2}]
     test_steps: int = 0  # supervision steps in use; 0 = halt.max_steps
+    threshold: float = 0.9  # halt in use above this probability; 1 = take all steps
     restarts: int = 1  # attempts from other starts in use
     noise: float = 1.0  # standard deviation of the starts of the restarts after the first
     select: str = "halt"  # which attempt counts: halt (most sure) | residual (most settled) | vote
 
     def validate(self) -> None:
         check(self.test_steps >= 0, "depth.test_steps", self.test_steps, "0 (halt.max_steps) or more")
+        check(0 < self.threshold <= 1, "depth.threshold", self.threshold, "a probability, above 0, at most 1")
         check(self.restarts >= 1, "depth.restarts", self.restarts, "1 or more")
         check(self.noise >= 0, "depth.noise", self.noise, "0 or more")
         check_choice("depth.select", self.select, SELECTS)

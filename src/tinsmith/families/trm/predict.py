@@ -68,12 +68,11 @@ class TRMInference(Predictor):
     Args:
         model: in eval mode.
         spec: what it was trained for.
-        effort: how long it thinks; by default as many steps as in training, no early halt, one attempt.
+        effort: how long it thinks.
     """
 
     def __init__(self, model: TinyRecursiveModel, spec: TRMSpec, effort: Effort) -> None:
         self.model, self.spec, self.effort = model, spec, effort
-        self.halt_threshold = 0.5
         self.tokenizer = tokenizer_of(spec)
         self.retriever: RAGRetriever | None = None
         self.retrieval = RetrievalConfig()
@@ -89,13 +88,14 @@ class TRMInference(Predictor):
         depth = loader.depth
         effort = Effort(
             depth.test_steps or loader.halt.max_steps,
+            depth.threshold,
             restarts=depth.restarts,
             noise=depth.noise,
             path_noise=loader.config.path_noise if depth.restarts > 1 else 0.0,
             select=depth.select,
         )
         found = cls(loader.load(device), loader.spec, effort)
-        found.halt_threshold, found.retrieval = loader.halt.threshold, loader.retrieval
+        found.retrieval = loader.retrieval
         if loader.has_tokenizer:
             found.tokenizer = tokenizer_of(loader.spec, loader.folder / TOKENIZER)
         if (loader.folder / RETRIEVAL).is_dir():

@@ -39,7 +39,7 @@ def table(predictor: TRMInference, data: Data, split: str) -> list[dict[str, Any
     plain = {"threshold": 1.0, "restarts": 1, "path_noise": 0.0}
     efforts: dict[str, dict[str, Any]] = {
         "trm": plain,
-        "trm, halting": {**plain, "threshold": predictor.halt_threshold},
+        "trm, halting": {**plain, "threshold": predictor.effort.threshold},
         "trm, steps x 4": {**plain, "steps": 4 * steps},
     }
     if restarts > 1:

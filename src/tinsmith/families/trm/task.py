@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tinsmith.engine.contract import Context, Data, StepOutput, Task
-from tinsmith.families.trm.config import DepthStage, HaltConfig, TRMConfig
+from tinsmith.families.trm.config import DepthConfig, DepthStage, HaltConfig, TRMConfig
 from tinsmith.families.trm.model import IGNORE, TinyRecursiveModel, step_losses
 
 _GOLDEN = 0.6180339887498949  # its multiples, modulo one, spread evenly however many there are
@@ -28,8 +28,8 @@ class TRMTask(Task):
     Args:
         model: what is trained.
         halt: when a sample leaves.
-        stages: the depth curriculum; none: the model's own depth throughout.
-        test_steps: supervision steps in ``evaluate``.
+        depth: the curriculum, by default the model's own depth throughout, and the steps and the threshold
+            of ``evaluate``.
         init_noise, path_noise: standard deviations of the noise on the first and on later states.
         stablemax: in place of softmax.
     """
@@ -40,16 +40,15 @@ class TRMTask(Task):
         self,
         model: TinyRecursiveModel,
         halt: HaltConfig,
-        stages: Iterable[DepthStage] = (),
-        test_steps: int = 0,
+        depth: DepthConfig | None = None,
         init_noise: float = 0.0,
         path_noise: float = 0.0,
         stablemax: bool = False,
     ) -> None:
         super().__init__()
         self.model: TinyRecursiveModel = model
-        self.halt, self.stages = halt, list(stages)
-        self.test_steps = test_steps or halt.max_steps
+        self.halt, self.depth = halt, depth or DepthConfig()
+        self.test_steps = self.depth.test_steps or halt.max_steps
         self.init_noise, self.path_noise, self.stablemax = init_noise, path_noise, stablemax
         model.check_depth(max(self.test_steps, halt.max_steps))
 
@@ -59,10 +58,11 @@ class TRMTask(Task):
         Where the number of steps is not known (they are being timed, to plan a budget of minutes) stages take
         turns by their share, so that the mean cost is that of the whole run.
         """
-        if not self.stages:
+        stages = self.depth.stages
+        if not stages:
             return DepthStage(1.0, self.model.num_refinement_blocks, self.model.num_latent_refinements)
         at = ctx.step / ctx.max_steps if ctx.max_steps else (ctx.step * _GOLDEN) % 1.0
-        return next((stage for stage in self.stages if at < stage.until), self.stages[-1])
+        return next((stage for stage in stages if at < stage.until), stages[-1])
 
     def forward(self, batch: dict[str, Tensor], ctx: Context) -> StepOutput:
         """The loss of the step; its weight is the number of samples."""
@@ -150,7 +150,7 @@ class TRMTask(Task):
             after = self.model.step(embedded, outputs, latents)
             outputs, latents = after.outputs, after.latents
             right = (after.logits.argmax(-1) == labels) | (labels == IGNORE)
-            goes = (after.halt.float().sigmoid() > self.halt.threshold) | (step == self.test_steps)
+            goes = (after.halt.float().sigmoid() > self.depth.threshold) | (step == self.test_steps)
             leaves = (goes & ~went).float()
             exact_halted = exact_halted + leaves * right.all(1)
             halt_step = halt_step + leaves * step
@@ -183,8 +183,7 @@ def build_task(cfg: TRMConfig, model: TinyRecursiveModel, data: Data) -> TRMTask
     return TRMTask(
         model,
         cfg.halt,
-        cfg.depth.stages,
-        cfg.depth.test_steps,
+        cfg.depth,
         cfg.model.init_noise,
         cfg.model.path_noise,
         cfg.loss.name == "stablemax",

@@ -16,7 +16,7 @@ from tinsmith.engine.optim import get_optimizer
 from tinsmith.engine.schedules import get_scheduler
 from tinsmith.engine.seed import set_seed
 from tinsmith.engine.trainer import Trainer as EngineTrainer
-from tinsmith.families.trm.config import HaltConfig, TRMConfig
+from tinsmith.families.trm.config import DepthConfig, HaltConfig, TRMConfig
 from tinsmith.families.trm.data import build_data
 from tinsmith.families.trm.dataset import GridDataset, Samples
 from tinsmith.families.trm.model import TinyRecursiveModel, TRMSpec, build_model
@@ -100,7 +100,7 @@ class Trainer:
             threshold=halt_prob_thres,
         )
         halt.validate()
-        task: nn.Module = TRMTask(model, halt)
+        task: nn.Module = TRMTask(model, halt, DepthConfig(threshold=halt_prob_thres))
         if optim is None and optim_klass is not None:
             options: Any = {"lr": learning_rate, "weight_decay": weight_decay}
             optim = optim_klass(model.parameters(), **options)
