@@ -122,7 +122,7 @@ def test_a_changed_future_leaves_the_past_as_it_was(make: Callable[[], torch.nn.
 def test_position_by_position_is_the_whole(make: Callable[[], torch.nn.Module]) -> None:
     torch.manual_seed(0)
     layer, x = make().double(), torch.randn(2, 9, 3, dtype=torch.float64)
-    state = layer.start(2, 9)  # type: ignore[operator]
+    state = layer.start(2)  # type: ignore[operator]
     steps = [layer.step(x[:, t], state, t) for t in range(9)]  # type: ignore[operator]
     torch.testing.assert_close(torch.stack(steps, 1), layer(x))
 

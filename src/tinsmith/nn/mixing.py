@@ -143,16 +143,19 @@ class CausalConv(nn.Module):
         """[B, L, D] -> [B, L, D]."""
         return depthwise(x, self.taps, self.dilation, len(self.taps) - 1)
 
-    def start(self, batch: int, length: int) -> Tensor:
-        """The state before the first of at most ``length`` positions: all inputs, after zeros."""
+    def start(self, batch: int) -> Tensor:
+        """The state before the first position: a ring of the inputs that are still seen, all zero."""
         taps, dim = self.taps.shape
-        return self.taps.new_zeros(batch, (taps - 1) * self.dilation + length, dim)
+        return self.taps.new_zeros(batch, (taps - 1) * self.dilation + 1, dim)
 
     def step(self, x: Tensor, state: Tensor, t: int) -> Tensor:
         """Position ``t``: ``x`` [B, D] -> [B, D]. Writes ``state``."""
-        reach = (len(self.taps) - 1) * self.dilation
-        state[:, reach + t] = x
-        return (state[:, t : t + reach + 1 : self.dilation] * self.taps).sum(1)
+        size = state.shape[1]
+        state[:, t % size] = x
+        y = x * self.taps[-1]
+        for back in range(1, len(self.taps)):
+            y = torch.addcmul(y, state[:, (t - back * self.dilation) % size], self.taps[-1 - back])
+        return y
 
 
 class CausalStateSpace(nn.Module):
@@ -186,7 +189,7 @@ class CausalStateSpace(nn.Module):
         toeplitz = (kernel[:, ago.clamp(min=0)] * (ago >= 0)).to(x.dtype)  # [D, L, L]
         return torch.einsum("dts,bsd->btd", toeplitz, x) + x * self.skip
 
-    def start(self, batch: int, length: int) -> Tensor:
+    def start(self, batch: int) -> Tensor:
         """The state before the first position: [B, D, N]."""
         return self.out.new_zeros(batch, *self.out.shape)
 

@@ -26,6 +26,7 @@ from tinsmith.text.decoding import (
     Vocabulary,
     change_logits,
     draw,
+    likeliest,
     needs_history,
     text_of,
 )
@@ -108,7 +109,7 @@ def one_by_one(
     for step in range(max(limits, default=0)):
         histories = [[*prompts[i // each], *answers[i].tokens] for i in live] if needs_history(cfg) else None
         changed = change_logits(logits, cfg, vocabulary, step, histories)
-        chosen = draw(changed, draws[live, step], cfg) if draws is not None else changed.argmax(-1)
+        chosen = draw(changed, draws[live, step], cfg) if draws is not None else likeliest(changed)
         own = logits.float()
         scores = (own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(-1)).tolist()
         for i, token, score in zip(live, chosen.tolist(), scores, strict=True):

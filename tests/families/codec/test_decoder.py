@@ -56,7 +56,7 @@ KINDS: list[dict[str, Any]] = [
 def test_token_by_token_is_the_whole_at_once(options: dict[str, Any]) -> None:
     model, z, tokens = decoder(**options).double(), vectors().double(), ids()
     whole = model(z, tokens)
-    state = model.start(z, tokens.shape[1])
+    state = model.start(z)
     for t in range(tokens.shape[1]):
         torch.testing.assert_close(model.step(tokens[:, t], state, t), whole[:, t])
 
@@ -115,9 +115,9 @@ def test_a_draft_is_told_of_in_both_ways_of_writing() -> None:
     )
     assert one == two != [several[0] for several in written(model, z)]
     rows = torch.tensor([2, 0])
-    slow = VectorDecoder(model, z, 12, draft, use_cache=False)
+    slow = VectorDecoder(model, z, draft, use_cache=False)
     slow.reorder(rows)
-    torch.testing.assert_close(slow.start(), VectorDecoder(model, z[rows], 12, draft[rows]).start())
+    torch.testing.assert_close(slow.start(), VectorDecoder(model, z[rows], draft[rows]).start())
 
 
 def test_a_row_alone_is_the_row_in_a_batch() -> None:

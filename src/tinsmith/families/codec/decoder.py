@@ -162,15 +162,15 @@ class Decoder(nn.Module):
         logits: Tensor = _Gated.apply(*parts)  # type: ignore[no-untyped-call]
         return logits
 
-    def start(self, z: Tensor, length: int, draft: Tensor | None = None) -> Written:
-        """The state before the first token of a text of at most ``length`` tokens."""
+    def start(self, z: Tensor, draft: Tensor | None = None) -> Written:
+        """The state before the first token."""
         condition = self._condition(z, draft)
         return Written(
             condition,
             self._bag(z),
             torch.zeros_like(condition),
             [block.film(condition) for block in self.blocks],  # type: ignore[operator]
-            [block.mix.start(len(z), length) for block in self.blocks],  # type: ignore[operator, union-attr]
+            [block.mix.start(len(z)) for block in self.blocks],  # type: ignore[operator, union-attr]
         )
 
     def step(self, token: Tensor, state: Written, t: int) -> Tensor:

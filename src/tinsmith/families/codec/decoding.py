@@ -14,7 +14,7 @@ from torch import Tensor
 from tinsmith.errors import check
 from tinsmith.families.codec.ctc import BLANK, CtcDecoder
 from tinsmith.families.codec.decoder import BOS, Decoder, Written
-from tinsmith.text.decoding import NEVER, Answer, Vocabulary, draw
+from tinsmith.text.decoding import NEVER, Answer, Vocabulary, draw, likeliest
 from tinsmith.text.generation import generate, prompt_seeds
 from tinsmith.text.generation_config import GenerationConfig
 
@@ -25,19 +25,19 @@ class VectorDecoder:
     """Writes from unit vectors, a token a row at a time.
 
     Args:
-        model: in eval mode. z: [N, Z]. length: tokens written at most.
+        model: in eval mode. z: [N, Z].
         draft: vectors of a first draft [N, Z], of a decoder that corrects.
         use_cache: keep the states of the layers; else the whole text is read again for each token (the slow
             twin).
     """
 
     def __init__(
-        self, model: Decoder, z: Tensor, length: int, draft: Tensor | None = None, use_cache: bool = True
+        self, model: Decoder, z: Tensor, draft: Tensor | None = None, use_cache: bool = True
     ) -> None:
         self.model, self.use_cache = model, use_cache
         self.z, self.draft = z, draft
         self.tokens = torch.full((len(z), 1), BOS, device=z.device)
-        self.state: Written | None = model.start(z, length, draft) if use_cache else None
+        self.state: Written | None = model.start(z, draft) if use_cache else None
         self.t = 0
 
     def start(self) -> Tensor:
@@ -94,7 +94,7 @@ def write(
         return []
     if isinstance(model, CtcDecoder):
         return _write_slots(model, z, cfg, vocabulary, seeds)
-    decoder = VectorDecoder(model, z, cfg.max_new_tokens, draft, cfg.use_cache)
+    decoder = VectorDecoder(model, z, draft, cfg.use_cache)
     return generate(decoder, [[] for _ in z], cfg, vocabulary, seeds=seeds)
 
 
@@ -114,7 +114,7 @@ def _write_slots(
             uniform = [np.random.default_rng([seed, number]).random(slots) for seed in seeds]
             ids = draw(flat, np.concatenate(uniform), cfg).view(len(z), slots)
         else:
-            ids = flat.argmax(-1).view(len(z), slots)
+            ids = likeliest(flat).view(len(z), slots)
         for row, several in zip(ids.tolist(), answers, strict=True):
             tokens = merged(row)[: cfg.max_new_tokens]
             several.append(Answer([*tokens, vocabulary.eos], vocabulary.decode(tokens), finished=True))
