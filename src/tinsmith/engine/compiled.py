@@ -9,11 +9,11 @@ import torch
 from tinsmith.engine.contract import Context, StepOutput, Task
 from tinsmith.errors import ConfigError
 
-_SHAPES = 8
+_SHAPES = 4  # each takes half a minute
 
 
 class Compiled:
-    """``task(batch, context)``, compiled anew for each shape of batch, up to eight.
+    """``task(batch, context)``, compiled anew for each shape of batch, up to four.
 
     torch's own way, kernels for all shapes from the second one on, would make the bits of a resumed run
     depend on which shape it meets first.

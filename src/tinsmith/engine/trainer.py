@@ -54,7 +54,7 @@ class Trainer:
         grad_clip: largest norm of the gradient; None or 0 for no clipping.
         mixed_precision: False, ``"bf16"``, ``"fp16"``, or ``"auto"``: where the device gains by it.
         compile: ``"off"``; ``"on"``: have torch compile the step (half a minute or more, and again for each
-            shape of batch, at most eight); ``"auto"``: where ``max_minutes`` is long enough to pay for it,
+            shape of batch, at most four); ``"auto"``: where ``max_minutes`` is long enough to pay for it,
             and it is measured to be faster.
         accumulate: batches whose gradients make one step; the result is that of one big batch.
         ema: decay of a weight average used for evaluation and export, or None.
