@@ -149,8 +149,8 @@ def steps_that_fit(trainer: Trainer, batches: Batches, val_batches: Batches | No
     rehearse(trainer, batches)
     before = snapshot.capture(trainer, clone=True)
     step_seconds = _time_steps(trainer, batches)
-    compiles = trainer.compile == "auto" and not trainer.state.compiled
-    if compiles := compiles and trainer.max_minutes >= _WORTH_COMPILING:
+    compiles = trainer.compile == "auto" and trainer.max_minutes >= _WORTH_COMPILING
+    if compiles and not trainer.state.compiled:
         step_seconds, compiles = _try_compiled(trainer, batches, step_seconds)
     trainer.pace = Pace()
     eval_seconds = _eval_seconds(trainer, val_batches)
