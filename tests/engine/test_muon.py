@@ -47,6 +47,31 @@ def test_orthogonalize_is_its_polynomial_of_the_singular_values(shape, steps):
     torch.testing.assert_close(found, (u * expected.float()) @ vt, rtol=0, atol=2e-2 if steps > 5 else 3e-3)
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
+@pytest.mark.parametrize("steps", [4, 6])
+def test_what_has_no_digits_left_does_not_grow(shape, steps):
+    matrix = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    sizes = [orthogonalize(matrix * 10.0**e, steps).abs().max().item() for e in range(0, -42, -1)]
+    assert all(size < 1.3 for size in sizes)  # NaN is not less
+    assert sizes[10] == pytest.approx(sizes[0], rel=1e-3)
+    assert sizes[25:] == [0.0] * len(sizes[25:])
+
+
+def test_a_layer_that_dies_stays_where_it_is():
+    """Its momentum decays for ever, through the smallest numbers there are."""
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    optimizer = Muon([weight], lr=1e-3)
+    weight.grad = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    weight.grad = torch.zeros(8, 8)
+    for _ in range(900):
+        optimizer.step()
+    settled = weight.detach().clone()
+    for _ in range(1500):
+        optimizer.step()
+    assert torch.equal(weight, settled)
+
+
 def test_nothing_stays_nothing():
     assert orthogonalize(torch.zeros(2, 4, 5)).abs().max() == 0
     assert orthogonalize(torch.zeros(2, 4, 12)).abs().max() == 0

@@ -36,8 +36,9 @@ _MARGIN = 1.03  # by which bfloat16 keeps away from the edge of a quintic's rang
 def orthogonalize(matrices: Tensor, steps: int = 4) -> Tensor:
     """The nearest matrices with orthonormal rows or columns, nearly: ``U V^T`` of each ``U S V^T``.
 
-    Products alone, no decomposition. Small singular values (below 0.003 of the largest) stay small, and a
-    matrix of numbers below 1e-18 may give zero.
+    Products alone, no decomposition. Small singular values (below 0.003 of the largest) stay small. A matrix
+    of norm below 1e-15, such as the momentum of a layer that has been dead for long, gives zero: its products
+    have no digits left.
 
     Args:
         matrices: [B, M, N].
@@ -52,7 +53,8 @@ def orthogonalize(matrices: Tensor, steps: int = 4) -> Tensor:
     gram = x.mT @ x if tall else x @ x.mT
     gram = gram.float() if coarse else gram
     # The norm of X X^T bounds the square of the largest singular value closely; its trace keeps that finite.
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None].clamp(min=_TINY)
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    trace = trace.masked_fill(trace < _TINY, math.inf)
     gram = gram / trace
     square = torch.linalg.matrix_norm(gram, keepdim=True).clamp(min=_TINY)
     gram, size = gram / square, trace.sqrt() * square.sqrt()
