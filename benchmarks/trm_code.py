@@ -33,7 +33,14 @@ def main() -> int:
         "library": ["data.train=3000", "data.valid=64", "data.test=200"],
         "mbpp": [f"data.path={mbpp}", "data.train=0", "data.valid=64", "data.test=200"],
     }
-    small = ["preset=code", "data.seq_len=192", "model.dim=96", "halt.max_steps=4", "trainer.batch_size=32"]
+    small = [
+        "preset=code",
+        "model.core=attention",
+        "data.seq_len=192",
+        "model.dim=96",
+        "halt.max_steps=4",
+        "trainer.batch_size=32",
+    ]
     rows = []
     for name in args.sets:
         if name == "mbpp" and not mbpp.exists():
