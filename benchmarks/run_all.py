@@ -33,6 +33,8 @@ def main() -> int:
         run("data_path"),
         run("safety"),
         run("resume"),
+        run("compiled"),
+        run("sharding"),
         run("codec_overfit"),
         run("lm_speed"),
         run("seq2seq_made", "--runs", args.runs),
@@ -64,7 +66,7 @@ def main() -> int:
     else:
         print("skipped: the codec's quality, speed and STS; set TINSMITH_DATA to the folder of real data")
     if args.puzzles:
-        results += [run("trm_sudoku"), run("trm_curriculum")]
+        results += [run("trm_sudoku"), run("trm_curriculum", "--runs", args.runs), run("trm_code")]
     rows = [{"benchmark": result["benchmark"], **bar} for result in results for bar in result["bars"]]
     print(f"\nall bars\n{table(rows)}")
     if args.output:

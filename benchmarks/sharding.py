@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -35,20 +34,9 @@ def main() -> int:
 
 def measured(way: str) -> dict[str, Any]:
     """One way, in two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = [
-        subprocess.Popen(
-            [sys.executable, __file__, way],
-            env=os.environ
-            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    found = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", __file__, way]
+    out = subprocess.run(launch, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     return {"name": way} | {key: max(one[key] for one in found) for key in found[0]}
 
 

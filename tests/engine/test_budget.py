@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from comparing import same, weights
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from tinsmith import Trainer, get_optimizer, get_scheduler
@@ -23,14 +24,6 @@ def make(folder: Path | None = None, kind: str = "linear", **options: Any) -> Tr
     optimizer = get_optimizer(model, "adamw", lr=1e-2)
     options = {"device": "cpu", "progress": False, "log_every": 2, **options}
     return Trainer(model, optimizer, get_scheduler(optimizer, kind), checkpoint_dir=folder, **options)
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_minutes_become_steps_and_stay_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from comparing import same, weights
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from tinsmith import Trainer, get_optimizer, get_scheduler
@@ -50,14 +51,6 @@ def make(folder: Path | None = None, task: Task | None = None, **options: Any) -
     optimizer = get_optimizer(task, "adamw", lr=1e-2)
     options = {"device": "cpu", "progress": False, **options}
     return Trainer(task, optimizer, get_scheduler(optimizer, "linear"), checkpoint_dir=folder, **options)
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture

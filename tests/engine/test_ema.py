@@ -1,5 +1,6 @@
 import pytest
 import torch
+from comparing import same
 from torch import nn
 
 from tinsmith.engine.checkpoint import read_checkpoint, write_checkpoint
@@ -20,10 +21,6 @@ def jolt(model: nn.Module) -> None:
 
 def bits(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in model.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_closed_form_without_warmup():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import same, weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -35,14 +36,6 @@ def make(folder: Path | None = None, model: nn.Module | None = None, **options: 
     model = model or net()
     options = {"device": "cpu", "progress": False, "log_every": 2, **options}
     return Trainer(model, get_optimizer(model, "adamw", lr=1e-2), checkpoint_dir=folder, **options)
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def stop_at(trainer: Trainer, step: int) -> Trainer:

@@ -38,7 +38,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 def _inverse_rms(x: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    inverse: Tensor = math.sqrt(x.shape[-1]) / norm.clamp(min=_TINY)
+    inverse: Tensor = math.sqrt(x.shape[-1]) / norm.clamp_(min=_TINY)
     return inverse
 
 
@@ -131,7 +131,7 @@ def normed_rotary(x: Tensor, turns: Tensor) -> Tensor:
     Returns:
         [B, T, 2, H, E].
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled():
         out: Tensor = _NormedRotary.apply(x, turns)  # type: ignore[no-untyped-call]
         return out
     return rotate(x, turns).mul_(_inverse_rms(x))

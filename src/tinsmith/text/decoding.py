@@ -95,20 +95,15 @@ def change_logits(
         step: tokens generated so far. histories: ids of each row so far, prompt and answer; needed where
             repetitions count.
     """
-    out = logits.float() + _barred(vocabulary.never, logits)
+    out = logits.float().clone()
     if histories is not None:
         for row, history in enumerate(histories):
             _discourage(out[row], history, cfg)
+    if vocabulary.never:
+        out[:, list(vocabulary.never)] = NEVER
     if step < cfg.min_new_tokens:
         out[:, vocabulary.eos] = NEVER
     return out
-
-
-def _barred(never: Sequence[int], logits: Tensor) -> Tensor:
-    """-inf [V] where a token never comes, else 0."""
-    barred = torch.zeros(logits.shape[-1], device=logits.device)
-    barred[torch.tensor(never, dtype=torch.long)] = NEVER
-    return barred
 
 
 def _discourage(scores: Tensor, history: Sequence[int], cfg: GenerationConfig) -> None:
