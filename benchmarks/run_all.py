@@ -34,6 +34,7 @@ def main() -> int:
         run("safety"),
         run("resume"),
         run("compiled"),
+        run("contention"),
         run("sharding"),
         run("codec_overfit"),
         run("lm_speed"),

@@ -20,7 +20,7 @@ from tinsmith import console, launched, results, runs
 from tinsmith.compose import compose
 from tinsmith.console import to_json
 from tinsmith.durable import replace_bytes
-from tinsmith.engine import checkpoint, snapshot
+from tinsmith.engine import checkpoint, contention, snapshot
 from tinsmith.engine.config import CurriculumStage, RunConfig
 from tinsmith.engine.configured import build_trainer
 from tinsmith.engine.contract import Data, Family, Task
@@ -148,6 +148,7 @@ def _set_up(cfg: RunConfig, ranks: Ranks | None = None) -> None:
         torch.set_num_threads(max(1, cfg.threads // ranks.local_size) if cfg.threads else ranks.threads)
     elif cfg.threads:
         torch.set_num_threads(cfg.threads)
+    contention.watch()
     set_seed(cfg.seed, cfg.trainer.deterministic)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tinsmith.engine import budget, snapshot
+from tinsmith.engine import budget, contention, snapshot
 from tinsmith.engine.config import COMPILING
 from tinsmith.engine.contract import Mode, Task
 from tinsmith.engine.data import Batches, to_device
@@ -408,6 +408,7 @@ class Trainer:
         """Deterministic algorithms; whatever happens the progress line is taken away."""
         self.stop_requested = False
         self.task.train()
+        contention.watch()
         try:
             with deterministic_algorithms(self.deterministic):
                 yield
