@@ -28,6 +28,39 @@ def test_search_equals_sorting_all_cosines(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(scores.numpy(), np.take_along_axis(cosines, order, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize(("spread", "again"), [(1.0, 0), (0.002, 64)])
+def test_screening_in_bf16_finds_the_same(
+    monkeypatch: pytest.MonkeyPatch, spread: float, again: int
+) -> None:
+    """Far apart, the screening is enough; vectors closer than its error are compared again in fp32."""
+    monkeypatch.setattr(module, "_ROWS", 700)
+    monkeypatch.setattr(module, "computes_in_bf16", lambda device: True)
+    store = MemoryVectorStore(16)
+    centre = torch.zeros(16).index_fill_(0, torch.tensor([3]), 1.0 - spread)
+    store.add(centre + spread * vectors(2000))
+    queries = centre + spread * vectors(64, 1)
+    looks: list[tuple[int, torch.dtype]] = []
+    best = store._best
+
+    def look(some: torch.Tensor, k: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        looks.append((len(some), dtype))
+        return best(some, k, dtype)
+
+    monkeypatch.setattr(store, "_best", look)
+    scores, ids = store.search(queries, 5)
+    assert looks == [(64, torch.bfloat16)] + ([(again, torch.float32)] if again else [])
+    monkeypatch.setattr(module, "computes_in_bf16", lambda device: False)
+    expected, same = store.search(queries, 5)
+    assert torch.equal(ids, same)
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=0)
+
+
+def test_the_error_of_bf16_is_bounded() -> None:
+    a, b = (torch.nn.functional.normalize(torch.rand(1000, 384), dim=1) for _ in range(2))
+    worst = (a.bfloat16() @ b.bfloat16().T).double() - a.double() @ b.double().T
+    assert 0.0005 < worst.abs().max() < module._BF16_ERROR
+
+
 def test_few_vectors_leave_empty_places() -> None:
     store = MemoryVectorStore(16)
     scores, ids = store.search(vectors(2), 3)
