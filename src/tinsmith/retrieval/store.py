@@ -27,8 +27,8 @@ VECTORS, META = "vectors.safetensors", "store.json"
 _ROWS = 20_000  # rows of one product
 _SCREENED = 32  # queries for which it pays to bring the vectors to bf16 on the way
 _WIDER = 4  # times the vectors wanted: those that the screening keeps
-# How far a cosine in bf16 can be from the true one: half a unit of the last of 8 bits for either vector and for
-# the result, 3 / 512, and a little for the sums, which are fp32.
+# How far a cosine in bf16 can be from the true one: half a unit of the last of 8 bits for either vector and
+# for the result, 3 / 512, and a little for the sums, which are fp32.
 _BF16_ERROR = 0.006
 
 

@@ -14,14 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SMALL = 128  # nodes of a graph
+
 
 @dataclass(slots=True)
 class Structure:
     """What all layers of a batch share.
 
     ``source`` and ``target`` [E]; ``edge`` [E, D] or None; ``norm`` [M] is ``1 / sqrt(1 + d)`` (for gcn);
-    ``position`` [M] of a node among the padded; ``mask`` [B, n]; ``bias`` [B, layers, H, n, n] or None, minus
-    infinity where padded; ``pair`` [B, n, n, P] or None, for pair values.
+    ``position`` [M] of a node among the padded; ``mask`` [B, n]; ``bias`` of attention [B, layers, H, n, n]
+    (H and the first n may be 1) or None, minus infinity where padded; ``pair`` [B, n, n, P] or None, for pair
+    values.
     """
 
     source: Tensor
@@ -115,14 +118,18 @@ class Attention(nn.Module):
         """``x`` [M, D], ``bias`` [B, H, n, n] or None -> [M, D]."""
         q, k, v = self._padded(self.qkv(x), s)
         drop = self.dropout if self.training else 0.0
-        if self.from_pair is None and drop and x.device.type == "cpu":
-            # torch's kernel for a CPU knows no dropout; its other way draws a number for each weight
-            out = dropped(self._weights(q, k, s, bias), drop) @ v
-        elif self.from_pair is None:
+        # torch's kernel for a CPU knows no dropout, and for graphs so small it is slower than the products
+        plain = x.device.type == "cpu" and (drop > 0 or s.mask.shape[1] <= _SMALL)
+        if plain or self.from_pair is not None:
+            weights = dropped(self._weights(q, k, s, bias), drop)
+            out = weights @ v
+            if self.from_pair is not None:
+                assert s.pair is not None
+                seen = (weights.transpose(1, 2) @ s.pair).transpose(1, 2)  # [B, H, n, P]
+                out = out + seen @ self.from_pair
+        else:
             mask = s.mask[:, None, None] if bias is None else bias
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
-        else:
-            out = self._with_pairs(q, k, v, s, bias, drop)
         flat = out.transpose(1, 2).reshape(-1, x.shape[1])
         mixed: Tensor = self.out(gather(flat, s.position))
         return mixed
@@ -146,15 +153,6 @@ class Attention(nn.Module):
         else:
             scores = scores + bias
         return scores.softmax(-1)
-
-    def _with_pairs(
-        self, q: Tensor, k: Tensor, v: Tensor, s: Structure, bias: Tensor | None, drop: float
-    ) -> Tensor:
-        assert s.pair is not None
-        assert self.from_pair is not None
-        weights = dropped(self._weights(q, k, s, bias), drop)
-        seen = (weights.transpose(1, 2) @ s.pair).transpose(1, 2)  # [B, H, n, P]
-        return weights @ v + seen @ self.from_pair
 
 
 class GPSBlock(nn.Module):

@@ -228,6 +228,9 @@ class GraphModel(nn.Module):
             if self.pair_values:
                 n = batch["mask"].shape[1]
                 pair = z.mT.reshape(len(z), n, n, -1)
+        elif self.name in ATTENTION:
+            no_bias = self.start.new_zeros(batch["mask"].shape).masked_fill(~batch["mask"], -torch.inf)
+            bias = no_bias[:, None, None, None].expand(-1, self.num_layers, -1, -1, -1)
         if self.name == "gcn":
             count = torch.bincount(target, minlength=len(batch["position"]))
             norm = (1.0 + count).rsqrt()
