@@ -29,9 +29,7 @@ def test_search_equals_sorting_all_cosines(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("spread", "again"), [(1.0, 0), (0.002, 64)])
-def test_screening_in_bf16_finds_the_same(
-    monkeypatch: pytest.MonkeyPatch, spread: float, again: int
-) -> None:
+def test_screening_in_bf16_finds_the_same(monkeypatch: pytest.MonkeyPatch, spread: float, again: int) -> None:
     """Far apart, the screening is enough; vectors closer than its error are compared again in fp32."""
     monkeypatch.setattr(module, "_ROWS", 700)
     monkeypatch.setattr(module, "computes_in_bf16", lambda device: True)

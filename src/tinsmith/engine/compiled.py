@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 
 from tinsmith.engine.contract import Context, StepOutput, Task
 from tinsmith.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _SHAPES = 4  # each takes half a minute
 
@@ -30,6 +33,7 @@ class Compiled:
         self._call = torch.compile(task, dynamic=False, **limit)
         self._strict = config.patch(fail_on_recompile_limit_hit=True)  # or it goes on uncompiled, silently
         self._changing, self._failed = exc.FailOnRecompileLimitHit, exc.TorchDynamoException
+        log.info("torch compiles the step: half a minute or more at first, and for each shape of batch")
 
     def __call__(self, batch: Any, context: Context) -> StepOutput:
         try:

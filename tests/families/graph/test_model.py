@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from tinsmith.families.graph.batches import Batch, GraphDataset, Layout, pair_dim, statistics
 from tinsmith.families.graph.config import ModelConfig, PEConfig
-from tinsmith.families.graph.datasets import no_encodings
 from tinsmith.families.graph.encode import encode, lap_dim, node_dim
 from tinsmith.families.graph.graphs import Graphs
 from tinsmith.families.graph.layers import GCN, GINE, Attention, GPSBlock, Structure, dropped
 from tinsmith.families.graph.model import GraphModel, GraphSpec, build_model, get_model
+from tinsmith.families.graph.sets import no_encodings
 
 KINDS: list[dict[str, Any]] = [
     {"name": "graph_transformer"},

@@ -191,7 +191,7 @@ class ModelConfig:
     num_heads: int = 4  # of the attention
     pair_dim: int = 32  # width of what is known of two nodes, before it becomes a bias for each head
     pair_values: bool = False  # attention also collects what is known of the pairs, not only their values
-    norm: str = "auto"  # batch | layer; auto: layer in graph_transformer, batch in the others
+    norm: str = "auto"  # batch | layer; auto: layer where there is attention, batch in gine and gcn
     pool: str = "auto"  # sum | mean | max; auto: sum for regression, mean for classification
     dropout: float = 0.0  # on each branch
     attn_dropout: float = 0.0  # on the attention's weights

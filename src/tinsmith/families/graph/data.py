@@ -14,10 +14,11 @@ from tinsmith.engine.contract import Data
 from tinsmith.engine.data import BatchDataset, Loader
 from tinsmith.families.graph.batches import Batch, GraphDataset, Layout, pair_dim, statistics
 from tinsmith.families.graph.config import GraphConfig
-from tinsmith.families.graph.datasets import SPLITS, GraphSets, Links, load
+from tinsmith.families.graph.datasets import load
 from tinsmith.families.graph.encode import Encoded, encode, lap_dim, node_dim
 from tinsmith.families.graph.graphs import Graphs
 from tinsmith.families.graph.model import ATTENTION, GraphSpec
+from tinsmith.families.graph.sets import SPLITS, GraphSets, Links
 from tinsmith.families.graph.store import cache_folder
 
 log = logging.getLogger(__name__)

@@ -258,7 +258,8 @@ def neighbours(batch: dict[str, Tensor]) -> Tensor:
 
 
 def _norm(cfg: ModelConfig) -> Callable[[int], nn.Module]:
-    kind = cfg.norm if cfg.norm != "auto" else ("layer" if cfg.name == "graph_transformer" else "batch")
+    # Batches of like sizes have each their own figures, and a batch norm in use has those of no batch.
+    kind = cfg.norm if cfg.norm != "auto" else ("layer" if cfg.name in ATTENTION else "batch")
     return nn.LayerNorm if kind == "layer" else nn.BatchNorm1d
 
 

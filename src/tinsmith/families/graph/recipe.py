@@ -15,10 +15,10 @@ from tinsmith.errors import DataError, MissingExtraError
 from tinsmith.families.graph import measure, molecules
 from tinsmith.families.graph.config import GraphConfig
 from tinsmith.families.graph.data import LinkDataset, build_data
-from tinsmith.families.graph.datasets import GraphSets
 from tinsmith.families.graph.graphs import Array
 from tinsmith.families.graph.model import GraphModel, GraphSpec, build_model
 from tinsmith.families.graph.predict import GraphPredictor, save_model
+from tinsmith.families.graph.sets import GraphSets
 from tinsmith.families.graph.task import build_task
 
 log = logging.getLogger(__name__)
