@@ -89,7 +89,11 @@ def sets(args: argparse.Namespace) -> int:
             15,
             ("accuracy_balanced", ">=", 0.85),
         ),
-        "counting": (["model=gps", "model.num_layers=6"], 10, ("nmae", "<=", 0.02)),
+        "counting": (
+            ["model=gps", "model.num_layers=6", "dataset.count=6000", "optimizer.muon_lr=0.002"],
+            10,
+            ("nmae", "<=", 0.02),
+        ),
     }
     try:
         folder = data_folder() / "graph"

@@ -90,7 +90,7 @@ def _idle_team() -> Iterator[None]:
     done, ready = threading.Event(), threading.Event()
 
     def keep() -> None:
-        torch.zeros(_LOOP).add_(1)
+        torch.zeros(_LOOP, device="cpu").add_(1)
         ready.set()
         done.wait()
 
