@@ -42,6 +42,7 @@ ROWS = {
     "gps, same mathematics": [*GPS, "pe=rwse", "model.norm=batch", "model.attn_dropout=0.5"],
     "gps, our recipe": [*GPS, "pe=rwse"],
     "gps, our recipe, default encodings": [*GPS, "pe=default"],
+    "gps of preset=standard, six layers": ["preset=standard", "pe=default"],
     "graph_transformer, default encodings": ["model=graph_transformer", "model.num_layers=10", "pe=default"],
     "gine": ["model=gine", "model.num_layers=10", "pe=rwse"],
 }
