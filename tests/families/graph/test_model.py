@@ -23,7 +23,7 @@ KINDS: list[dict[str, Any]] = [
     {"name": "graph_transformer"},
     {"name": "graph_transformer", "pair_values": True},
     {"name": "gps"},
-    {"name": "gps", "norm": "layer"},
+    {"name": "gps", "norm": "batch"},
     {"name": "gine"},
     {"name": "gcn"},
 ]
@@ -115,7 +115,7 @@ def test_signs_flip_at_random_in_training_only() -> None:
     pe = no_encodings()
     pe.lap.node, pe.lap.signs = True, "flip"
     data = dataset(some(6), pe)
-    model, given = model_of(data, norm="layer"), batch(data)
+    model, given = model_of(data), batch(data)
     assert torch.equal(model(given), model(given))
     model.train()
     assert not torch.equal(model(given), model(given))

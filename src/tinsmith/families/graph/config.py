@@ -191,7 +191,7 @@ class ModelConfig:
     num_heads: int = 4  # of the attention
     pair_dim: int = 32  # width of what is known of two nodes, before it becomes a bias for each head
     pair_values: bool = False  # attention also collects what is known of the pairs, not only their values
-    norm: str = "auto"  # batch | layer; auto: layer where there is attention, batch in gine and gcn
+    norm: str = "layer"  # layer | batch (batches hold graphs of like sizes: it sees other figures in use)
     pool: str = "auto"  # sum | mean | max; auto: sum for regression, mean for classification
     dropout: float = 0.0  # on each branch
     attn_dropout: float = 0.0  # on the attention's weights
@@ -204,7 +204,7 @@ class ModelConfig:
         fits = self.name not in ("graph_transformer", "gps") or self.dim % self.num_heads == 0
         check(fits, "model.dim", self.dim, f"a multiple of model.num_heads={self.num_heads}")
         check(self.pair_dim >= 1, "model.pair_dim", self.pair_dim, "1 or more")
-        check_choice("model.norm", self.norm, ("auto", "batch", "layer"))
+        check_choice("model.norm", self.norm, ("layer", "batch"))
         check_choice("model.pool", self.pool, ("auto", "sum", "mean", "max"))
         for name in ("dropout", "attn_dropout"):
             check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), f"0 <= {name} < 1")

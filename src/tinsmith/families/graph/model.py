@@ -258,9 +258,7 @@ def neighbours(batch: dict[str, Tensor]) -> Tensor:
 
 
 def _norm(cfg: ModelConfig) -> Callable[[int], nn.Module]:
-    # Batches of like sizes have each their own figures, and a batch norm in use has those of no batch.
-    kind = cfg.norm if cfg.norm != "auto" else ("layer" if cfg.name in ATTENTION else "batch")
-    return nn.LayerNorm if kind == "layer" else nn.BatchNorm1d
+    return nn.LayerNorm if cfg.norm == "layer" else nn.BatchNorm1d
 
 
 def _block(cfg: ModelConfig, pair_values: bool) -> nn.Module:
