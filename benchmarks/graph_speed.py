@@ -29,7 +29,7 @@ from shown import show
 from tinsmith.compose import compose
 from tinsmith.engine.contract import Context
 from tinsmith.engine.data import Loader
-from tinsmith.engine.optim import get_optimizer
+from tinsmith.engine.optim import get_optimizer, stepper
 from tinsmith.families.graph.batches import GraphDataset, Layout, pair_dim
 from tinsmith.families.graph.batches import statistics as figures_of
 from tinsmith.families.graph.data import figures_of as target_figures
@@ -109,12 +109,13 @@ def ours(graphs: Any, words: list[str], same_size: bool) -> tuple[Callable[[], N
     model.start_from(figures_of(dataset))
     task = GraphTask(model, spec, cfg.loss)
     optimizer = get_optimizer(task, "adamw", lr=1e-3)
+    step = stepper(optimizer)  # as the trainer takes it
     loader = Loader(dataset, 32, shuffle=True, lengths=dataset.lengths if same_size else None)
 
     def epoch() -> None:
         for batch in loader:
             task(batch, Context()).loss.backward()
-            optimizer.step()
+            step()
             optimizer.zero_grad(set_to_none=True)
 
     return epoch, sum(p.numel() for p in task.parameters())

@@ -9,6 +9,7 @@ Shapes: M nodes, E directed edges, B graphs, n nodes of the largest, D width, H 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,23 @@ def gather(x: Tensor, rows: Tensor) -> Tensor:
     return x.index_select(0, rows)
 
 
+def gather_distinct(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows of x, none of them twice: a gradient is put back, where that of ``gather`` has to add up."""
+    out: Tensor = _Distinct.apply(x, rows)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Distinct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows, ctx.count = rows, len(x)
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.new_zeros(ctx.count, grad.shape[1]).index_copy_(0, ctx.rows, grad), None
+
+
 def scatter_sum(messages: Tensor, rows: Tensor, count: int) -> Tensor:
     """Sum the messages [E, D] that go to each of ``count`` rows."""
     return messages.new_zeros(count, messages.shape[1]).index_add_(0, rows, messages)
@@ -66,14 +84,14 @@ class GINE(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, s: Structure) -> Tensor:
         """[M, D] -> [M, D]."""
         messages = gather(x, s.source)
         if s.edge is not None:
-            messages = messages + s.edge
-        out: Tensor = self.mlp(x + scatter_sum(F.relu(messages), s.target, len(x)))
+            messages = messages.add_(s.edge)
+        out: Tensor = self.mlp(scatter_sum(messages.relu_(), s.target, len(x)).add_(x))
         return out
 
 
@@ -131,7 +149,7 @@ class Attention(nn.Module):
             mask = s.mask[:, None, None] if bias is None else bias
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
         flat = out.transpose(1, 2).reshape(-1, x.shape[1])
-        mixed: Tensor = self.out(gather(flat, s.position))
+        mixed: Tensor = self.out(gather_distinct(flat, s.position))
         return mixed
 
     def weights(self, x: Tensor, s: Structure, bias: Tensor | None) -> Tensor:
@@ -151,7 +169,7 @@ class Attention(nn.Module):
         if bias is None:
             scores = scores.masked_fill(~s.mask[:, None, None], -torch.inf)
         else:
-            scores = scores + bias
+            scores = scores.add_(bias)
         return scores.softmax(-1)
 
 
@@ -168,7 +186,7 @@ class GPSBlock(nn.Module):
         self.local = GINE(dim)
         self.attention = Attention(dim, heads, attn_dropout)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
+            nn.Linear(dim, 2 * dim), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
         )
         self.norm_local, self.norm_attention, self.norm_out = norm(dim), norm(dim), norm(dim)
         self.drop = nn.Dropout(dropout)
