@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tinsmith import families
+from tinsmith.engine import contention
 
 CONFIG = '''
 """Settings of every kind that a family may have."""
@@ -78,6 +80,16 @@ GROUPS = {
     "conf/teacher/e5.yaml": "teacher: {name: e5, normalise: off}\n",
     "conf/teacher/minilm.yaml": "teacher: {name: minilm}\n",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def any_machine() -> Iterator[None]:
+    """Numbers as on a CPU without bf16 instructions, and threads as on a machine of one's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            patch.setattr(torch.cpu, probe, lambda: False)
+        patch.setattr(contention, "_watching", True)  # by itself it does not begin
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ from families.tiny import codec
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A run that is long enough to be disturbed."""
     words = [*codec(tmp_path_factory.mktemp("codec")), "trainer.max_steps=400"]
+    words.append("optimizer.name=adamw")  # Muon may round to bf16, which shows the order of the sums
     return [*words, "device=cpu", "threads=2", "trainer.log_every=1", "logger.tensorboard=false"]
 
 
