@@ -44,12 +44,11 @@ def watch() -> None:
 
 def queued() -> float | None:
     """Seconds that this process's threads, those that still live, ever waited for a core; None: unknown."""
-    total, found = 0, False
-    for path in _TASKS.glob("*/schedstat"):
+    waits = []
+    for task in _TASKS.iterdir() if _TASKS.is_dir() else ():
         with contextlib.suppress(OSError, IndexError, ValueError):  # a thread that has just ended
-            total += int(path.read_text().split()[1])
-            found = True
-    return total / 1e9 if found else None
+            waits.append(int((task / "schedstat").read_text().split()[1]))
+    return sum(waits) / 1e9 if waits else None
 
 
 def _shares() -> Iterator[float]:
