@@ -1,5 +1,7 @@
 """Spinning less beside other programs: when it begins, how long it stays, and that results do not change."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -99,3 +101,16 @@ def test_one_watch_a_process_and_none_where_the_kernel_does_not_tell(monkeypatch
     contention.watch()
     assert contention._watching
     assert len(begun) == 1
+
+
+@linux
+def test_a_process_ends_well_in_the_middle_of_the_teams_loop() -> None:
+    code = """
+import threading, time
+from tinsmith.engine import contention
+contention._TICK, contention._BUSY, contention._LOOP = 0.001, -1.0, 1 << 26
+contention.watch()
+while not any(thread.name == "tinsmith-idle-team" for thread in threading.enumerate()):
+    time.sleep(0.001)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

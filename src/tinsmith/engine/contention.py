@@ -12,6 +12,7 @@ a thread of its own keeps a second, idle team of OpenMP's. What is computed stay
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import time
@@ -28,6 +29,7 @@ _LOOP = 1 << 20  # numbers enough for torch to use all its threads
 
 _lock = threading.Lock()
 _watching = False
+_ended = threading.Event()
 
 
 def watch() -> None:
@@ -39,7 +41,15 @@ def watch() -> None:
     with _lock:
         if not _watching and queued() is not None:
             _watching = True
-            threading.Thread(target=_watch, args=(_shares(),), name="tinsmith-cores", daemon=True).start()
+            thread = threading.Thread(target=_watch, args=(_shares(),), name="tinsmith-cores", daemon=True)
+            thread.start()
+            atexit.register(_end, thread)
+
+
+def _end(thread: threading.Thread) -> None:
+    """Leave no thread to the interpreter's end, which would abort the process in the middle of a loop."""
+    _ended.set()
+    thread.join()
 
 
 def queued() -> float | None:
@@ -52,10 +62,9 @@ def queued() -> float | None:
 
 
 def _shares() -> Iterator[float]:
-    """Every tick, the seconds in the queue for a second of the clock."""
+    """Every tick to the end of the process, the seconds in the queue for a second of the clock."""
     before, then = queued(), time.monotonic()
-    while before is not None:
-        time.sleep(_TICK)
+    while before is not None and not _ended.wait(_TICK):
         after, now = queued(), time.monotonic()
         if after is not None:
             yield max(0.0, after - before) / (now - then)
