@@ -1,6 +1,6 @@
 """What retrieved context buys for code completion: twins with and without it, at equal steps.
 
-    python benchmarks/trm_code.py [--steps 800] [--sets mbpp library] [--encoders chars minilm] [settings]
+    python benchmarks/trm_code.py [--steps 1200] [--sets mbpp library] [--encoders chars minilm] [settings]
 
 A span of eight characters of a function is masked. ``library``: functions of Python's standard library;
 ``mbpp``: the 974 short programs of MBPP (TINSMITH_DATA). A sample's text is a third context at most: the
@@ -24,7 +24,7 @@ ROW = ("exact", "cell_accuracy", "baseline", "train", "test", "seconds")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("settings", nargs="*")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--sets", nargs="+", default=["mbpp", "library"])
     parser.add_argument("--encoders", nargs="+", default=["chars", "minilm"])
     args = parser.parse_intermixed_args()
@@ -33,21 +33,13 @@ def main() -> int:
         "library": ["data.train=3000", "data.valid=64", "data.test=200"],
         "mbpp": [f"data.path={mbpp}", "data.train=0", "data.valid=64", "data.test=200"],
     }
-    small = [
-        "preset=code",
-        "model.core=attention",
-        "data.seq_len=192",
-        "model.dim=96",
-        "halt.max_steps=4",
-        "trainer.batch_size=32",
-    ]
     rows = []
     for name in args.sets:
         if name == "mbpp" and not mbpp.exists():
             print("mbpp is left out: set TINSMITH_DATA to a folder with code/mbpp.jsonl")
             continue
         for encoder in ["", *args.encoders]:
-            words = [*small, *sets[name], f"retrieval.encoder={encoder}"]
+            words = ["preset=code", *sets[name], f"retrieval.encoder={encoder}"]
             words += [f"trainer.max_steps={args.steps}", f"trainer.eval_every={args.steps}", *args.settings]
             found = train(words, 0)
             rows.append({"set": name, "context": encoder or "none", **{key: found[key] for key in ROW}})

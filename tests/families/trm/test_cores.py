@@ -71,13 +71,17 @@ def test_memory_layout_changes_nothing(kind: int) -> None:
     torch.testing.assert_close(alone, core(x), atol=1e-5, rtol=1e-5)
 
 
-def test_attention_equals_the_sum_written_out() -> None:
+@pytest.mark.parametrize("kernel", [0, 3])
+def test_attention_equals_the_sum_written_out(kernel: int) -> None:
     torch.manual_seed(0)
-    core = AttentionCore(dim=8, depth=1, seq_len=5, heads=2, hidden=6).double()
+    core = AttentionCore(dim=8, depth=1, seq_len=5, heads=2, hidden=6, kernel=kernel).double()
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     attention, gated = core.layers[0]["attention"], core.layers[0]["gated"]
     h = x + core.positions
     normed = F.layer_norm(h, (8,), attention.norm.weight)
+    if kernel:
+        taps, wide = attention.near.taps, F.pad(normed, (0, 0, 1, 1))
+        normed = taps[0] * wide[:, :5] + taps[1] * wide[:, 1:6] + taps[2] * wide[:, 2:]
     q, k, v = (normed @ part.T for part in attention.inp.weight.chunk(3))
     out = torch.zeros_like(h)
     for head in range(2):

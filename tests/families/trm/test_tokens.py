@@ -105,3 +105,8 @@ def test_spans_lie_in_the_code_and_everything_else_is_ignored() -> None:
         starts.add(int(np.nonzero(hidden[0])[0][0]) - 8)
     assert starts == set(range(7))  # each place of ten characters where four fit
     assert torch.from_numpy(inputs).dtype == torch.int32
+    keys = draw_keys(0, 0, np.arange(3), 3)
+    several = masking.hide(tokens, keys)[0] == tokenizer.mask_id
+    alone = [masking.hide(tokens, keys[:, i : i + 1])[0] == tokenizer.mask_id for i in range(3)]
+    assert (several == alone[0] | alone[1] | alone[2]).all()
+    assert several.sum() > alone[0].sum()

@@ -27,6 +27,7 @@ class ModelConfig:
     token_hidden: int = 0  # hidden width of the mixer's token mix; 0 = twice the sequence
     channel_hidden: int = 0  # hidden width of the channel mix; 0 = twice dim
     heads: int = 4  # of attention
+    kernel: int = 0  # of a convolution in front of attention, odd; 0 = none
     dropout: float = 0.0  # on the branches of the network
     blocks: int = 1  # refinement blocks T; the gradient goes through the last alone
     latents: int = 2  # latent refinements n before each refinement of the answer
@@ -40,13 +41,15 @@ class ModelConfig:
         check_choice("model.core", self.core, CORES)
         for name in ("dim", "depth", "heads", "blocks", "latents", "max_recursion_depth"):
             check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
-        for name in ("token_hidden", "channel_hidden", "registers", "init_noise", "path_noise"):
+        for name in ("token_hidden", "channel_hidden", "kernel", "registers", "init_noise", "path_noise"):
             check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 or more")
         for name in ("dropout", "damping"):
             check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), f"0 <= {name} < 1")
         if self.core == "attention":
             fits = self.dim % (2 * self.heads) == 0
             check(fits, "model.dim", self.dim, f"a multiple of twice model.heads={self.heads} for attention")
+        odd = self.kernel % 2 == 1 or self.kernel == 0
+        check(odd, "model.kernel", self.kernel, "odd, or 0 for none")
         none = self.registers == 0 or self.core != "relation"
         check(none, "model.registers", self.registers, "0 for the core relation, whose positions are cells")
 
@@ -130,6 +133,7 @@ class DataConfig:
     order: str = "hard_first"  # hard_first (fewest clues, longest path) | easy_first: for depth.stages data
     seq_len: int = 0  # code: characters of a sample; sudoku: cells of a board; 0 = as the task has it
     span: int = 8  # code: characters that are masked
+    spans: int = 4  # code: such spans of a sample in training; one in use
     tokenizer: str = "chars"  # code: chars, or the name or folder of a Hugging Face tokeniser
     augmentations: int = 8  # arc: versions of each task, also those that vote
     on_bad_record: str = "error"  # error | skip (and count)
@@ -139,7 +143,7 @@ class DataConfig:
         check_choice("data.order", self.order, ("hard_first", "easy_first"))
         check_choice("data.on_bad_record", self.on_bad_record, ("error", "skip"))
         check(self.train >= 0, "data.train", self.train, "0 (all) or more")
-        for name in ("valid", "span", "augmentations"):
+        for name in ("valid", "span", "spans", "augmentations"):
             check(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "1 or more")
         check(self.test >= 0, "data.test", self.test, "0 (no test split) or more")
         check(self.seq_len >= 0, "data.seq_len", self.seq_len, "0 (as the task has it) or more")

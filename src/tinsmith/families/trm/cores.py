@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinsmith.families.trm.sudoku import layout
+from tinsmith.nn.mixing import DepthwiseConv
 
 
 class Constant:
@@ -120,16 +121,29 @@ class AttentionCore(nn.Module):
     Args:
         dim: D, a multiple of twice ``heads``. depth: layers. seq_len: L, at most.
         hidden: hidden width of the gated unit. dropout: on the branches.
+        kernel: of a depthwise convolution in front of the queries, keys and values (in the manner of So et
+            al. 2021, arXiv:2109.08668); 0: none. A position then knows its neighbours before it looks for
+            its like, so that one layer finds where the same text stands already.
     """
 
     def __init__(
-        self, *, dim: int, depth: int, seq_len: int, heads: int = 4, hidden: int = 0, dropout: float = 0.0
+        self,
+        *,
+        dim: int,
+        depth: int,
+        seq_len: int,
+        heads: int = 4,
+        hidden: int = 0,
+        dropout: float = 0.0,
+        kernel: int = 0,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.positions = nn.Parameter(0.02 * torch.randn(seq_len, dim))
         self.layers = nn.ModuleList(
-            nn.ModuleDict({"attention": _Attention(dim, heads), "gated": _Gated(dim, hidden or 2 * dim)})
+            nn.ModuleDict(
+                {"attention": _Attention(dim, heads, kernel), "gated": _Gated(dim, hidden or 2 * dim)}
+            )
             for _ in range(depth)
         )
         self.dropout = nn.Dropout(dropout)
@@ -151,14 +165,15 @@ class AttentionCore(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, kernel: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(dim, bias=False)
+        self.near = DepthwiseConv(dim, kernel, 1) if kernel else nn.Identity()
         self.inp, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v = self.inp(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.inp(self.near(self.norm(x))).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(rotate(q, *rotation), rotate(k, *rotation), v)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out

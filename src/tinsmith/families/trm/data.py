@@ -38,12 +38,12 @@ BLANK, ONE = 1, 2  # tokens of a sudoku; 0 is padding
 
 @dataclass(slots=True)
 class Built:
-    """What a task gives: the splits by name, what is drawn of each sample, and the rest of ``Data``."""
+    """What a task gives: splits and maskings by name, the symmetry of training, and the rest of ``Data``."""
 
     splits: dict[str, Samples]
     spec: TRMSpec
     symmetry: Symmetry | None
-    masking: Masking | None
+    masking: dict[str, Masking]
     artifacts: dict[str, Any]
 
 
@@ -66,7 +66,7 @@ def build_data(cfg: TRMConfig) -> Data:
             continue
         train = split == "train"
         symmetry = built.symmetry if train and cfg.data.augment else None
-        dataset = GridDataset(samples, symmetry, built.masking, cfg.data.order == "hard_first")
+        dataset = GridDataset(samples, symmetry, built.masking.get(split), cfg.data.order == "hard_first")
         loaders[split] = Loader(
             dataset,
             cfg.trainer.batch_size if train else 256,
@@ -112,7 +112,7 @@ def _sudoku(cfg: TRMConfig) -> Built:
         keep = answers[:, 0] > 0
         splits[name] = _sudoku_samples(puzzles[keep], answers[keep])
     spec = TRMSpec("sudoku", side + ONE, side + ONE, side**2, side)
-    return Built(splits, spec, SudokuSymmetry(side, ONE), None, {})
+    return Built(splits, spec, SudokuSymmetry(side, ONE), {}, {})
 
 
 def _sudoku_samples(boards: sudoku.Boards, solutions: sudoku.Boards) -> Samples:
@@ -170,7 +170,7 @@ def _mazes(cfg: TRMConfig) -> Built:
     rows = split_by_class(np.arange(len(inputs)), (data.valid, data.test), data.train, cfg.seed)
     splits = {name: samples[part] for name, part in _named(rows).items()}
     spec = TRMSpec("maze", maze.VOCABULARY, maze.VOCABULARY, data.size**2, data.size)
-    return Built(splits, spec, SquareSymmetry(data.size), None, {})
+    return Built(splits, spec, SquareSymmetry(data.size), {}, {})
 
 
 # ---- arc --------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def _arc(cfg: TRMConfig) -> Built:
         tasks=tuple(small),
         augmentations=data.augmentations,
     )
-    return Built(splits, spec, None, None, {"tasks": small})
+    return Built(splits, spec, None, {}, {"tasks": small})
 
 
 def _arc_pair(pair: dict[str, Any], task: int, number: int, cfg: TRMConfig) -> tuple[Any, Any]:
@@ -273,7 +273,8 @@ def _code(cfg: TRMConfig) -> Built:
     spec = TRMSpec(
         "code", tokenizer.vocab_size, tokenizer.vocab_size, length, span=data.span, tokenizer=tokenizer.name
     )
-    return Built(splits, spec, None, SpanMasking(tokenizer, data.span), artifacts)
+    one, several = SpanMasking(tokenizer, data.span), SpanMasking(tokenizer, data.span, data.spans)
+    return Built(splits, spec, None, {"train": several, "valid": one, "test": one}, artifacts)
 
 
 def _retriever(cfg: TRMConfig, train: list[code.Snippet]) -> RAGRetriever:

@@ -28,7 +28,7 @@ class Symmetry(Protocol):
 
 
 class Masking(Protocol):
-    """``count`` random numbers a sample; hides part of each sample: its input and its labels."""
+    """``count`` random numbers a sample; hides a part of each for each: of its input and its labels."""
 
     @property
     def count(self) -> int: ...

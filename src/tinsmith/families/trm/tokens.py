@@ -171,27 +171,28 @@ def with_gap(query: str, tokenizer: TextTokenizer, span: int) -> tuple[list[int]
 
 
 class SpanMasking:
-    """Hides one span of each sample behind its separator; the labels are the span's tokens.
+    """Hides spans of each sample behind its separator; the labels are their tokens.
 
     Args:
         tokenizer: of the samples.
-        span: tokens that are hidden; fewer where the code is shorter.
+        span: tokens that are hidden together; fewer where the code is shorter.
+        count: spans of a sample in training. They may overlap.
     """
 
-    count = 1
-
-    def __init__(self, tokenizer: TextTokenizer, span: int) -> None:
+    def __init__(self, tokenizer: TextTokenizer, span: int, count: int = 1) -> None:
         self.pad_id, self.mask_id, self.sep_id = tokenizer.pad_id, tokenizer.mask_id, tokenizer.sep_id
-        self.span = span
+        self.span, self.count = span, count
 
     def hide(self, tokens: Any, keys: Any) -> tuple[Any, Any]:
-        """``tokens`` [B, L], ``keys`` [B, 1] -> inputs and labels [B, L] (-100 outside of the span)."""
+        """``tokens`` [B, L], a random number a span ``keys`` [B, S] -> inputs and labels [B, L] (-100 outside
+        of the spans)."""
         length = tokens.shape[1]
-        place = np.arange(length)[None]
+        place = np.arange(length)
         is_sep = tokens == self.sep_id
         first = np.where(is_sep.any(1), length - is_sep[:, ::-1].argmax(1), 0)  # behind the last separator
         end = (tokens != self.pad_id).sum(1)  # padding stands on the right
         room = np.maximum(end - first - self.span, 0) + 1
-        start = first + (keys[:, 0] % room.astype(np.uint64)).astype(np.int64)
-        hidden = (place >= start[:, None]) & (place < np.minimum(start + self.span, end)[:, None])
+        start = first[:, None] + (keys % room.astype(np.uint64)[:, None]).astype(np.int64)
+        stop = np.minimum(start + self.span, end[:, None])
+        hidden = ((place >= start[..., None]) & (place < stop[..., None])).any(1)
         return np.where(hidden, self.mask_id, tokens), np.where(hidden, tokens, -100)
