@@ -13,6 +13,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,8 +62,11 @@ def main() -> int:
     return show("trm sudoku and maze", rows, bars)
 
 
-def train(words: list[str], minutes: float) -> dict[str, Any]:
-    """Train by the settings and score the averaged weights on the test split, through what users load."""
+def train(words: list[str], minutes: float, table: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """Train by the settings and score the averaged weights on the test split, through what users load.
+
+    ``table`` takes the place of the family's.
+    """
     cfg = compose("trm", [*words, f"trainer.max_minutes={minutes}", "device=cpu"]).cfg
     torch.set_num_threads(cfg.threads)
     set_seed(cfg.seed)
@@ -79,7 +83,7 @@ def train(words: list[str], minutes: float) -> dict[str, Any]:
         if trainer.parts.ema is not None:
             trainer.task.load_state_dict(trainer.parts.ema.state_dict()["shadow"], strict=False)
         family.save_model(cfg, trainer.task, data, Path(folder) / "model")
-        rows = family.table(family.predictor.load(Path(folder)), data, "test")
+        rows = (table or family.table)(family.predictor.load(Path(folder)), data, "test")
     by_name = {row["name"]: row for row in rows}
     return {
         "exact": by_name["trm"]["exact"],
