@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tinsmith.compose import compose
 from tinsmith.families.codec import Codec, export
 from tinsmith.families.codec.decoder import Decoder
 from tinsmith.families.codec.decoding import write
+from tinsmith.families.codec.predict import WRITTEN_AT_ONCE
 from tinsmith.families.codec.probe import texts
 from tinsmith.runs import settings_file
 from tinsmith.text.decoding import vocabulary_of
@@ -49,18 +51,19 @@ def main() -> int:
 
 
 def writing(codec: Codec, z: Tensor, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Cached and uncached writing of 64 texts at once, and the rate of ``Codec.decode``."""
+    """The rate of ``Codec.decode``; cached and uncached, one text, 64, and as many as it writes at once."""
     assert isinstance(codec.decoder, Decoder)
-    cached = median(lambda: exactly(codec, z[:64], use_cache=True), rounds)
-    uncached = median(lambda: exactly(codec, z[:64], use_cache=False), 1)
     rate = len(z) / median(lambda: codec.decode(z), rounds)
-    rows = [
-        {"name": f"cached, 64 texts of {_TOKENS} tokens", "seconds": cached},
-        {"name": "uncached", "seconds": uncached},
-        {"name": "Codec.decode", "per_sec": round(rate)},
-    ]
+    rows = [{"name": "Codec.decode", "per_sec": round(rate)}]
+    times = 0.0
+    for count in (1, 64, WRITTEN_AT_ONCE):
+        cached = median(partial(exactly, codec, z[:count], True), rounds)
+        uncached = median(partial(exactly, codec, z[:count], False), 1)
+        times = uncached / cached
+        for name, took in (("cached", cached), ("uncached", uncached)):
+            rows.append({"name": f"{count} at once, {name}", "per_sec": round(count / took, 1)})
     return rows, {
-        "cached against uncached at 32 tokens": (uncached / cached, ">=", 10),
+        f"cached against uncached at {_TOKENS} tokens, {WRITTEN_AT_ONCE} at once": (times, ">=", 10),
         "texts a second": (rate, ">=", 200),
     }
 
