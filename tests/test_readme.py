@@ -70,6 +70,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pairs = "".join(f"{text} {other},{other} {text}\n" for text in SENTENCES for other in SENTENCES)
     (tmp_path / "pairs.csv").write_text(f"question,answer\n{pairs}", "utf-8")
     (tmp_path / "puzzles.txt").write_text("1.3..4.2.1.34.2.\n", "utf-8")
+    (tmp_path / "gaps.jsonl").write_text('{"code": "def f(x):\\n    return ___", "context": "f"}\n', "utf-8")
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((60, 32), np.float32))
     (tmp_path / "text.txt").write_text("\n".join(SENTENCES) * 20, "utf-8")
     for name in ("train.de", "train.en"):
