@@ -74,7 +74,7 @@ def test_wrapper_tells_each_sample_about_others() -> None:
     rag = build_rag([s["code"] for s in samples])
     told = RAGDatasetWrapper(samples, rag, query=lambda s: s["code"], own=lambda s: s["code"])
     assert len(told) == 5
-    assert told[0] == {"context": f"{TEXTS[1]}\nc0", "code": TEXTS[0]}
+    assert told[0] == {"context": f"c0\n{TEXTS[1]}", "code": TEXTS[0]}
     for i, text in enumerate(TEXTS):
         assert text not in told[i]["context"]
     assert samples[0]["context"] == "c0"

@@ -184,7 +184,8 @@ def overlap(a: frozenset[int], b: frozenset[int]) -> float:
 
 
 class RAGDatasetWrapper:
-    """Samples with retrieved context in front of their own. The neighbours are found once, at the start.
+    """Samples with retrieved context behind their own, so that a cut leaves them theirs. The neighbours are
+    found once, at the start.
 
     A sample's copies and near-copies, itself above all, are never among them.
 
@@ -193,7 +194,7 @@ class RAGDatasetWrapper:
         retriever: of the documents.
         query: a sample's query text; must not hold what the sample asks for.
         own: a sample's own text, whose copies are left out.
-        context: the field that gets the retrieved texts, a line between each, before what it holds.
+        context: the field that gets the retrieved texts, a line between each, behind what it holds.
         k: neighbours.
         near: see ``RAGRetriever.retrieve``.
     """
@@ -223,7 +224,7 @@ class RAGDatasetWrapper:
         """The sample with its context."""
         sample = dict(self.dataset[index])
         texts = [hit.text for hit in self.neighbours[index]]
-        sample[self.context] = "\n".join([*texts, str(sample.get(self.context, ""))]).strip("\n")
+        sample[self.context] = "\n".join([str(sample.get(self.context, "")), *texts]).strip("\n")
         return sample
 
 

@@ -104,6 +104,22 @@ def test_code_fills_the_gap(tmp_path: Path) -> None:
         solver(["y" * 80 + "___"])
 
 
+def test_code_is_read_as_in_training(tmp_path: Path) -> None:
+    solver, data = saved(tmp_path, "data.task=code", "data.seq_len=160", "data.span=5")
+    rows, compared = data.train.dataset.samples.inputs, 0
+    for row, snippet in zip(rows, data.artifacts["snippets"]["train"], strict=True):
+        code = snippet["code"]
+        if "_" not in code[9:16] and len(code) < 100:
+            asked, start, _ = solver._code_row(
+                {"code": f"{code[:10]}___{code[15:]}", "context": snippet["context"]}
+            )
+            expected = row.tolist()
+            expected[start : start + 5] = [solver.tokenizer.mask_id] * 5
+            assert asked == expected
+            compared += 1
+    assert compared
+
+
 def test_code_with_retrieval_finds_what_it_was_trained_with(tmp_path: Path) -> None:
     solver, data = saved(tmp_path, "data.task=code", "data.seq_len=64", "retrieval.encoder=chars")
     assert solver.retriever is not None

@@ -232,9 +232,9 @@ def code_query(sample: Any) -> str:
     return f"{sample['context']} {str(sample['code']).partition(chr(10))[0]}"
 
 
-def code_text(context: str, snippet: str, length: int) -> str:
-    """A sample's text: at most a third of ``length`` for the context."""
-    return prepare_code_input(context[: length // 3], snippet)
+def code_context(context: str, snippet: str, length: int) -> str:
+    """What stands in front of a sample's code: of the context a third of ``length``, more for short code."""
+    return prepare_code_input(context[: max(length // 3, length - len(snippet) - 1)], "")
 
 
 def make_embedder(cfg: RetrievalConfig) -> TextEmbedder:
@@ -292,7 +292,7 @@ def _enriched(
 
 def _code_samples(samples: Any, tokenizer: TextTokenizer, length: int) -> Samples:
     rows = [samples[i] for i in range(len(samples))]
-    texts = [code_text(row["context"], row["code"], length) for row in rows]
+    texts = [code_context(row["context"], row["code"], length) + row["code"] for row in rows]
     ids, _ = tokenize_and_pad(texts, tokenizer, length, keep="start")
     inputs = ids.numpy().astype(np.int32)
     return Samples(inputs, inputs, np.zeros(len(rows), np.float32))

@@ -20,7 +20,15 @@ from tinsmith.engine.weights import save_weights
 from tinsmith.errors import DataError
 from tinsmith.families.trm import arc, maze, sudoku
 from tinsmith.families.trm.config import DepthConfig, HaltConfig, ModelConfig, RetrievalConfig, TRMConfig
-from tinsmith.families.trm.data import BLANK, arc_row, code_text, make_embedder, sudoku_tokens, tokenizer_of
+from tinsmith.families.trm.data import (
+    BLANK,
+    arc_row,
+    code_context,
+    code_query,
+    make_embedder,
+    sudoku_tokens,
+    tokenizer_of,
+)
 from tinsmith.families.trm.model import TinyRecursiveModel, TRMSpec, build_model
 from tinsmith.families.trm.search import Effort, Solved, solve
 from tinsmith.families.trm.tokens import pad_sequence, with_gap
@@ -219,15 +227,15 @@ class TRMInference(Predictor):
         if not isinstance(query, str) or not isinstance(context, str):
             raise DataError("'code' and 'context' have to be texts")
         if self.retriever is not None:
-            hits = self.retriever.retrieve(f"{context} {query.partition(chr(10))[0]}", self.retrieval.count)[
-                0
-            ]
-            context = "\n".join([*(hit.text for hit in hits), context])
+            asked = code_query({"context": context, "code": query})
+            hits = self.retriever.retrieve(asked, self.retrieval.count)[0]
+            context = "\n".join([context, *(hit.text for hit in hits)]).strip("\n")
         try:
             ids, gap = with_gap(query, self.tokenizer, self.spec.span)
         except ValueError as error:
             raise DataError(str(error)) from None
-        head = self.tokenizer.encode(code_text(context, "", self.spec.seq_len))
+        filled = _filled(query, "_" * self.spec.span)
+        head = self.tokenizer.encode(code_context(context, filled, self.spec.seq_len))
         start = len(head) + gap
         if start + self.spec.span > self.spec.seq_len:
             raise DataError(
