@@ -122,8 +122,7 @@ class AttentionCore(nn.Module):
         dim: D, a multiple of twice ``heads``. depth: layers. seq_len: L, at most.
         hidden: hidden width of the gated unit. dropout: on the branches.
         kernel: of a depthwise convolution in front of the queries, keys and values (in the manner of So et
-            al. 2021, arXiv:2109.08668); 0: none. A position then knows its neighbours before it looks for
-            its like, so that one layer finds where the same text stands already.
+            al. 2021, arXiv:2109.08668); 0: none. Each knows its neighbours before it looks for its like.
     """
 
     def __init__(
