@@ -55,7 +55,6 @@ def writing(codec: Codec, z: Tensor, rounds: int) -> tuple[list[dict[str, Any]],
     assert isinstance(codec.decoder, Decoder)
     rate = len(z) / median(lambda: codec.decode(z), rounds)
     rows = [{"name": "Codec.decode", "per_sec": round(rate)}]
-    times = 0.0
     for count in (1, 64, WRITTEN_AT_ONCE):
         cached = median(partial(exactly, codec, z[:count], True), rounds)
         uncached = median(partial(exactly, codec, z[:count], False), 1)

@@ -4,9 +4,10 @@
 
 A span of eight characters of a function is masked, in turn five such spans of each test sample. ``library``:
 functions of Python's standard library; ``mbpp``: the 974 short programs of MBPP (TINSMITH_DATA). A sample's
-text is a third context at most: the documentation, with the most alike other training sample's code in front
-of it where there is an encoder. All of a set's rows have the same split, length and number of steps, and so
-nearly the same time. ``baseline`` copies what follows where the characters in front of the gap stand already.
+text is a third context at most, more for short code: the documentation, with the most alike other training
+sample's code behind it where there is an encoder. All of a set's rows have the same split, length and number
+of steps, and so nearly the same time. ``baseline`` copies what follows where the characters in front of the
+gap stand already.
 """
 
 from __future__ import annotations

@@ -183,6 +183,11 @@ def overlap(a: frozenset[int], b: frozenset[int]) -> float:
     return len(a & b) / max(1, min(len(a), len(b)))
 
 
+def told(context: str, hits: Iterable[Hit]) -> str:
+    """A context with the texts that were found behind it, a line between each."""
+    return "\n".join([context, *(hit.text for hit in hits)]).strip("\n")
+
+
 class RAGDatasetWrapper:
     """Samples with retrieved context behind their own, so that a cut leaves them theirs. The neighbours are
     found once, at the start.
@@ -223,8 +228,7 @@ class RAGDatasetWrapper:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The sample with its context."""
         sample = dict(self.dataset[index])
-        texts = [hit.text for hit in self.neighbours[index]]
-        sample[self.context] = "\n".join([str(sample.get(self.context, "")), *texts]).strip("\n")
+        sample[self.context] = told(str(sample.get(self.context, "")), self.neighbours[index])
         return sample
 
 

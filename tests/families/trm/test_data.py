@@ -173,6 +173,8 @@ def test_a_symmetry_moves_inputs_and_labels_alike() -> None:
         (["model.core=relation", "data.task=code"], "only boards and mazes have cells"),
         (["retrieval.encoder=chars"], "for data.task=code only"),
         (["model.core=attention", "model.dim=20"], "a multiple of twice model.heads=4"),
+        (["model.kernel=4"], "odd, or 0 for none"),
+        (["data.spans=0"], "data.spans"),
         (["halt.explore=2"], "0 <= explore <= 1"),
         (["data.train=0"], "say how many are to be made"),
         (["curriculum=[{seq_len: 20}]"], None),

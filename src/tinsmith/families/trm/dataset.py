@@ -28,7 +28,7 @@ class Symmetry(Protocol):
 
 
 class Masking(Protocol):
-    """``count`` random numbers a sample; hides a part of each for each: of its input and its labels."""
+    """Hides a part of a sample, of its input and its labels, for each of ``count`` random numbers."""
 
     @property
     def count(self) -> int: ...

@@ -296,8 +296,9 @@ def build_core(cfg: ModelConfig, spec: TRMSpec) -> nn.Module:
     length = spec.seq_len + cfg.registers
     common: Any = {"dim": cfg.dim, "depth": cfg.depth, "dropout": cfg.dropout}
     if cfg.core == "attention":
-        shape: Any = {"heads": cfg.heads, "hidden": cfg.channel_hidden, "kernel": cfg.kernel}
-        return AttentionCore(**common, seq_len=length, **shape)
+        return AttentionCore(
+            **common, seq_len=length, heads=cfg.heads, hidden=cfg.channel_hidden, kernel=cfg.kernel
+        )
     if cfg.core == "relation":
         relations = GroupSums(spec.side) if spec.task == "sudoku" else Neighbours(spec.side)
         return RelationCore(**common, relations=relations, hidden=cfg.channel_hidden)

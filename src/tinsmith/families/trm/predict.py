@@ -33,6 +33,7 @@ from tinsmith.families.trm.model import TinyRecursiveModel, TRMSpec, build_model
 from tinsmith.families.trm.search import Effort, Solved, solve
 from tinsmith.families.trm.tokens import pad_sequence, with_gap
 from tinsmith.retrieval import RAGRetriever
+from tinsmith.retrieval.retriever import told
 from tinsmith.sealed import model_folder, read_manifest, read_sealed, reading_model, seal
 
 WEIGHTS, META, TOKENIZER, RETRIEVAL = "model.safetensors", "config.json", "tokenizer.json", "retrieval"
@@ -229,7 +230,7 @@ class TRMInference(Predictor):
         if self.retriever is not None:
             asked = code_query({"context": context, "code": query})
             hits = self.retriever.retrieve(asked, self.retrieval.count)[0]
-            context = "\n".join([context, *(hit.text for hit in hits)]).strip("\n")
+            context = told(context, hits)
         try:
             ids, gap = with_gap(query, self.tokenizer, self.spec.span)
         except ValueError as error:
